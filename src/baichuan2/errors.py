@@ -1,0 +1,69 @@
+"""Every exception that baichuan2 raises at its users.
+
+    BaichuanError
+    ├── SettingsError          ValueError    a flag, option or setting is wrong
+    ├── CheckpointError        ValueError    a model folder or hub id cannot be read
+    ├── TokenizerError         ValueError    a tokenizer file or a token id is wrong
+    ├── ContextLengthError     ValueError    the prompt does not fit into the context
+    ├── MessageError           ValueError    a chat message is malformed
+    ├── DataError              ValueError    a training or evaluation file is malformed
+    ├── GenerationError        RuntimeError  the model failed while producing a reply
+    ├── QuantizationError      ValueError    weights cannot be quantised as asked
+    └── MissingExtraError      ImportError   an optional package is not installed
+
+A message says what is wrong, what was received and what to do. Each class is also the matching built-in, so callers
+that never heard of this package still catch what they expect.
+"""
+
+__all__ = [
+    "BaichuanError",
+    "CheckpointError",
+    "ContextLengthError",
+    "DataError",
+    "GenerationError",
+    "MessageError",
+    "MissingExtraError",
+    "QuantizationError",
+    "SettingsError",
+    "TokenizerError",
+]
+
+
+class BaichuanError(Exception):
+    """Base of everything below; `except BaichuanError` catches every user-facing failure."""
+
+
+class SettingsError(BaichuanError, ValueError):
+    """A flag, option or setting has a value that cannot work; the message names it."""
+
+
+class CheckpointError(BaichuanError, ValueError):
+    """A model folder, file or hub id is missing, damaged or of a foreign kind."""
+
+
+class TokenizerError(BaichuanError, ValueError):
+    """A tokenizer file is missing or damaged, or a token id lies outside the vocabulary."""
+
+
+class ContextLengthError(BaichuanError, ValueError):
+    """The prompt and the room kept for the reply exceed the context of the model."""
+
+
+class MessageError(BaichuanError, ValueError):
+    """A chat message lacks a field, has an unknown role or stands in the wrong place."""
+
+
+class DataError(BaichuanError, ValueError):
+    """A training or evaluation file is malformed; the message names file, item and field."""
+
+
+class GenerationError(BaichuanError, RuntimeError):
+    """The model failed while producing a reply; the cause is chained."""
+
+
+class QuantizationError(BaichuanError, ValueError):
+    """Weights cannot be quantised, or quantised weights cannot be read, as asked."""
+
+
+class MissingExtraError(BaichuanError, ImportError):
+    """An optional package is not installed; the message holds the command that installs it."""

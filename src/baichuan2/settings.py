@@ -1,0 +1,119 @@
+"""What can be set, its default, its bounds and its help: the one place, standard library only.
+
+The command line makes its flags from these dataclasses, the documentation its tables. `None` means "the checkpoint's
+own value". Precedence: flag, then environment variable, then the checkpoint, then the default here.
+"""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from baichuan2.errors import SettingsError
+
+__all__ = ["ChatSettings", "LoadSettings", "SamplingSettings", "setting"]
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    short: str | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    metavar: str | None = None,
+    environment: str | None = None,
+) -> Any:
+    """A dataclass field that carries its own help, bounds, short flag and environment variable as metadata.
+
+    `minimum` and `maximum` are inclusive; they are checked when the settings object is made.
+    """
+    metadata = {
+        "help": help,
+        "short": short,
+        "minimum": minimum,
+        "maximum": maximum,
+        "metavar": metavar,
+        "environment": environment,
+    }
+    return field(default=default, metadata=metadata)
+
+
+def flag_name(name: str) -> str:
+    """The command-line spelling of a field: `top_p` -> `--top-p`."""
+    return "--" + name.replace("_", "-")
+
+
+def check_bounds(settings: Any) -> None:
+    """Raises SettingsError for the first numeric field outside the bounds that it declares."""
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        minimum, maximum = item.metadata.get("minimum"), item.metadata.get("maximum")
+        too_small = minimum is not None and value < minimum
+        too_large = maximum is not None and value > maximum
+        if too_small or too_large or math.isnan(value):
+            lower = "-inf" if minimum is None else f"{minimum:g}"
+            upper = "inf" if maximum is None else f"{maximum:g}"
+            raise SettingsError(f"{flag_name(item.name)} must lie in [{lower}, {upper}], got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadSettings:
+    """Which model, and how it is put into memory."""
+
+    model: str | None = setting(
+        None,
+        "model folder or hub id; without it the embedded demo model runs",
+        short="-m",
+        metavar="PATH_OR_ID",
+        environment="BAICHUAN2_MODEL",
+    )
+    revision: str | None = setting(None, "branch, tag or commit on the hub, such as v2.0 or train_02200B", metavar="REV")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "number format of the weights in memory; auto: the checkpoint's own"
+    )
+    device: str = setting("auto", "where to run: auto, cpu, cuda, cuda:1, npu, xpu, mps", metavar="DEVICE")
+    numerics: Literal["exact", "official"] = setting(
+        "exact", "13B position bias: exact, or official to reproduce the rounding of the released code"
+    )
+    offline: bool = setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How the next token is chosen, and how many are. None: the checkpoint's generation_config.json decides."""
+
+    max_new_tokens: int | None = setting(None, "longest reply, in tokens", minimum=1, metavar="N")
+    do_sample: bool | None = setting(None, "sample; with no: always the most likely token (greedy)")
+    temperature: float | None = setting(
+        None, "sharpness of sampling; 0 means greedy", minimum=0.0, maximum=100.0, metavar="T"
+    )
+    top_k: int | None = setting(None, "sample from the K most likely tokens; 0: no limit", minimum=0, metavar="K")
+    top_p: float | None = setting(
+        None, "sample from the smallest set that holds this probability", minimum=0.0, maximum=1.0, metavar="P"
+    )
+    repetition_penalty: float | None = setting(
+        None, "above 1: discourage tokens that stand in prompt or reply already", minimum=0.01, metavar="R"
+    )
+    seed: int | None = setting(None, "makes sampling repeatable", minimum=0, metavar="N")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatSettings:
+    """How a conversation is held."""
+
+    system: str | None = setting(None, "system text that stands before the conversation", metavar="TEXT")
+    stream: bool = setting(True, "show the reply while it is being written")
+    language: Literal["auto", "zh", "en"] = setting(
+        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
