@@ -1,1 +1,1 @@
-"""baichuan2.model"""
+"""The architecture as transformers-native classes: configuration, model, positions, head and tokenizer."""

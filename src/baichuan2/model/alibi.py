@@ -1,0 +1,79 @@
+"""ALiBi positions of the 13B (Press, Smith, Lewis 2022, arXiv 2108.12409): slopes, and the bias block by block.
+
+A real 13B has 40 heads; a bias over 4,096 x 4,096 places would take 2.7 GB. So the bias is never held whole: attention
+asks for the rows it works on.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+# a block of bias rows may take this many bytes in float32, for all heads together
+BLOCK_BYTES = 32 * 2**20
+
+
+def alibi_slopes(num_heads: int) -> list[float]:
+    """The slope of each of `num_heads` heads, steepest first within each geometric run.
+
+    For a power of two n: 2^(-8/n), 2^(-16/n), ... Otherwise the slopes of the next smaller power of two, then every
+    other slope of the next larger one (paper: §3 and its footnote on other head counts).
+    """
+    power = 2 ** math.floor(math.log2(num_heads))
+    start = 2.0 ** (-8.0 / power)
+    slopes = [start ** (head + 1) for head in range(power)]
+    if power < num_heads:
+        slopes += alibi_slopes(2 * power)[0::2][: num_heads - power]
+    return slopes
+
+
+class BaichuanAlibi(nn.Module):
+    """Holds the slopes as a buffer that moves with the model and is never saved."""
+
+    slopes: Tensor  # (H,) float32
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.register_buffer("slopes", self.compute_slopes(), persistent=False)
+
+    def compute_slopes(self) -> Tensor:
+        """The slopes, (H,) float32."""
+        return torch.tensor(alibi_slopes(self.num_heads), dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class AlibiBias:
+    """The position bias of one forward pass, made in blocks of query rows.
+
+    `past` is the number of cached keys before the first query row (an int, or a 0-d tensor with a static cache).
+    `form` "relative" is slope * (j - i) for query i and key j; "key_index" is slope * j, rounded to `dtype`, as the
+    released inference code has it. Both give the same attention in exact arithmetic, as they differ by a constant per
+    row (reference: §5).
+    """
+
+    slopes: Tensor
+    past: int | Tensor
+    num_rows: int
+    dtype: torch.dtype
+    form: Literal["relative", "key_index"]
+
+    def rows_per_block(self, num_keys: int) -> int:
+        """How many query rows fit into one block over `num_keys` keys."""
+        return max(1, BLOCK_BYTES // (4 * self.slopes.numel() * num_keys))
+
+    def block(self, start: int, stop: int, num_keys: int) -> Tensor:
+        """The bias of query rows start..stop over the first `num_keys` keys.
+
+        Shape (1, H, stop - start, num_keys), or (1, H, 1, num_keys) in the form "key_index", which is the same for
+        each row; dtype as given.
+        """
+        device = self.slopes.device
+        keys = torch.arange(num_keys, device=device, dtype=torch.float32)
+        distance = keys[None, :]  # (1, S)
+        if self.form == "relative":
+            rows = torch.arange(start, stop, device=device, dtype=torch.float32) + self.past
+            distance = keys[None, :] - rows[:, None]  # (T, S)
+        return (self.slopes[:, None, None] * distance).to(self.dtype)[None]

@@ -1,0 +1,165 @@
+"""Attention of both sizes through the framework's attention interface, with the ALiBi bias made block by block.
+
+The bias travels as `position_bias`, never folded into the mask: the framework turns float masks into boolean ones on
+Ascend devices, which would destroy it. Long inputs are cut into blocks of query rows, so that no tensor of
+heads x rows x keys is ever whole, in training neither.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from baichuan2.model.alibi import AlibiBias
+
+AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    position_bias: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention written out, softmax in float32; the only way that can return its weights.
+
+    `query` (B, H, T, D), `key` and `value` (B, H, S, D), `attention_mask` boolean (True = attend) or additive,
+    broadcastable to (B, H, T, S) like `position_bias`. Returns the mixed values (B, T, H, D) and the weights
+    (B, H, T, S). `dropout` is there for the interface; Baichuan has none.
+    """
+    scores = (query @ key.transpose(2, 3)).float() * scaling  # (B, H, T, S)
+    if position_bias is not None:
+        scores = scores + position_bias
+    scores = _masked(scores, attention_mask)
+    weights = scores.softmax(dim=-1).to(query.dtype)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def official_alibi_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    position_bias: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """The 13B's attention with the rounding of the released code: each step in the dtype of the model.
+
+    Arguments and results as in `eager_attention`. In half precision scores, bias, softmax and weights are all
+    rounded, which is what makes the released numbers differ from exact ones (reference: §5).
+    """
+    scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])  # (B, H, T, S)
+    if position_bias is not None:
+        scores = scores + position_bias.to(scores.dtype)
+    scores = _masked(scores, attention_mask)
+    weights = scores.softmax(dim=-1)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def _masked(scores: Tensor, attention_mask: Tensor | None) -> Tensor:
+    if attention_mask is None:
+        return scores
+    lowest = torch.finfo(scores.dtype).min
+    if attention_mask.dtype == torch.bool:
+        return scores.masked_fill(~attention_mask, lowest)
+    return (scores + attention_mask).clamp_min(lowest)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    bias: AlibiBias | None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Mixed values (B, T, H, D), and the attention weights (B, H, T, S) if asked for or None.
+
+    `query` (B, H, T, D); `key` and `value` (B, H, S, D) with the cached places first. `attention_mask` is what the
+    framework made for the chosen implementation: None (causal, or a single row that sees all), boolean
+    (B, 1, T, S), additive, or a block mask. `module` names the implementation by its config.
+    """
+    wants_weights = bool(kwargs.pop("output_attentions", None) or module.config._output_attentions)
+    function = _choose(module, bias, wants_weights)
+    kwargs.update(scaling=module.scaling, dropout=0.0)
+    if bias is None:
+        return function(module, query, key, value, attention_mask, **kwargs)
+    num_rows = query.shape[2]
+    if attention_mask is None and num_rows > 1:
+        key, value = key[:, :, :num_rows], value[:, :, :num_rows]  # an empty static cache behind the first rows
+    num_keys = key.shape[2]
+    block_rows = bias.rows_per_block(num_keys)
+    needs_blocks = num_rows > block_rows and (attention_mask is None or isinstance(attention_mask, Tensor))
+    if not needs_blocks or wants_weights:
+        if attention_mask is None and num_rows > 1 and function in (eager_attention, official_alibi_attention):
+            attention_mask = _causal_rows(0, num_rows, num_keys, query.device)
+        position_bias = bias.block(0, num_rows, num_keys)
+        if not isinstance(attention_mask, Tensor | None):  # a block mask indexes the bias by row
+            position_bias = position_bias.expand(query.shape[0], -1, num_rows, -1)
+        return function(module, query, key, value, attention_mask, position_bias=position_bias, **kwargs)
+    return _attend_in_blocks(function, module, query, key, value, attention_mask, bias, block_rows, kwargs), None
+
+
+def _choose(module: nn.Module, bias: AlibiBias | None, wants_weights: bool) -> AttentionFunction:
+    if bias is not None and module.config.alibi_numerics == "official":
+        return official_alibi_attention
+    implementation = module.config._attn_implementation
+    if wants_weights or implementation == "eager":
+        return eager_attention
+    function: AttentionFunction = ALL_ATTENTION_FUNCTIONS[implementation]
+    return function
+
+
+def _causal_rows(start: int, stop: int, num_keys: int, device: torch.device) -> Tensor:
+    """Boolean (1, 1, stop - start, num_keys): row i sees the keys 0..i. For inputs without cached keys."""
+    rows = torch.arange(start, stop, device=device)
+    return (torch.arange(num_keys, device=device) <= rows[:, None])[None, None]
+
+
+def _attend_in_blocks(  # budget: one call frame of attention, which has this many operands
+    function: AttentionFunction,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    bias: AlibiBias,
+    block_rows: int,
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """`attend` for long inputs: the same result, one block of query rows after the other; (B, T, H, D)."""
+
+    def one_block(start: int, stop: int, num_keys: int, rows: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        if attention_mask is None:
+            mask = _causal_rows(start, stop, num_keys, query.device)
+        elif attention_mask.shape[2] == 1:
+            mask = attention_mask[..., :num_keys]
+        else:
+            mask = attention_mask[:, :, start:stop, :num_keys]
+        return function(module, rows, keys, values, mask, position_bias=bias.block(start, stop, num_keys), **kwargs)[0]
+
+    outputs = []
+    for start in range(0, query.shape[2], block_rows):
+        stop = min(start + block_rows, query.shape[2])
+        # later keys are hidden from these rows anyway, unless a cache of unknown fill stands before them
+        num_keys = min(key.shape[2], bias.past + stop) if isinstance(bias.past, int) else key.shape[2]
+        operands = (query[:, :, start:stop], key[:, :, :num_keys], value[:, :, :num_keys])
+        if torch.is_grad_enabled() and query.requires_grad:
+            # autograd would keep each block's bias for the backward pass: all of them together are what must not be
+            outputs.append(checkpoint(one_block, start, stop, num_keys, *operands, use_reentrant=False))
+        else:
+            outputs.append(one_block(start, stop, num_keys, *operands))
+    return torch.cat(outputs, dim=1)

@@ -1,0 +1,356 @@
+"""Baichuan 2 as transformers-native classes, both sizes in one file.
+
+Shared: pre-norm decoder blocks with RMSNorm, one fused projection `W_pack` for queries, keys and values, a SiLU-gated
+MLP, and NormHead on top. The one difference: the 7B turns queries and keys by rotary angles, the 13B adds an ALiBi
+bias to the scores; attention receives one or the other. Module names are the checkpoint's keys.
+
+Shape letters (docs/shapes.md): B batch, T new tokens, S all tokens in view, H heads, D head size, C hidden size,
+I inner size, V vocabulary.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from baichuan2.model.alibi import AlibiBias, BaichuanAlibi
+from baichuan2.model.attention import attend
+from baichuan2.model.configuration_baichuan import BaichuanConfig
+from baichuan2.model.loss import causal_lm_loss
+from baichuan2.model.norm_head import NormHead
+from baichuan2.model.pretrained_arguments import translate_arguments
+from baichuan2.model.rope import BaichuanRotaryEmbedding, rotate
+
+# transformers 5.24 renamed `past_key_values` to `cache`; both spellings are in the range that we support
+CACHE_KEYWORD = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm (Zhang, Sennrich 2019, arXiv 1910.07467): float32 inside, cast before the weight."""
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """`hidden_states` (..., C) scaled to unit mean square, times the weight; dtype of the weight."""
+        wide = hidden_states.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(self.weight.dtype)
+
+
+class Attention(nn.Module):
+    """Self-attention with one projection for queries, keys and values, and as many key heads as query heads."""
+
+    def __init__(self, config: BaichuanConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.num_heads = config.num_attention_heads
+        self.num_key_value_groups = 1
+        self.head_dim = config.head_dim
+        self.scaling = config.head_dim**-0.5
+        self.is_causal = True
+        self.W_pack = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Any = None,
+        rotation: tuple[Tensor, Tensor] | None = None,
+        bias: AlibiBias | None = None,
+        kv_cache: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The mixed states (B, T, C), and the attention weights (B, H, T, S) where they were asked for."""
+        batch, num_rows, _ = hidden_states.shape
+        packed = self.W_pack(hidden_states).view(batch, num_rows, 3, self.num_heads, self.head_dim)
+        query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, T, D)
+        if rotation is not None:
+            query, key = rotate(query, *rotation), rotate(key, *rotation)
+        if kv_cache is not None:
+            key, value = kv_cache.update(key, value, self.layer_idx)  # (B, H, S, D)
+        mixed, weights = attend(self, query, key, value, attention_mask, bias, **kwargs)
+        return self.o_proj(mixed.reshape(batch, num_rows, -1)), weights
+
+
+class MLP(nn.Module):
+    """The gated feed-forward part: down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, config: BaichuanConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(..., C) to (..., C), through (..., I)."""
+        return self.down_proj(F.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class DecoderLayer(GradientCheckpointingLayer):
+    """One pre-norm block."""
+
+    def __init__(self, config: BaichuanConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(config, layer_idx)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        """`hidden_states` (B, T, C) after attention and MLP; the keywords are those of `Attention.forward`."""
+        hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), **kwargs)[0]
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class BaichuanPreTrainedModel(PreTrainedModel):
+    """What the framework must know of these models: what can be split, captured, compiled, ignored on loading."""
+
+    config: BaichuanConfig
+    config_class = BaichuanConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["DecoderLayer"]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values", "cache", "kv_cache"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": DecoderLayer, "attentions": Attention}
+    # Baichuan 1 files carry rotary tables; some old ones a decoder version (reference: §3)
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"rotary_emb\.inv_freq", r"decoder\.version"]
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """The framework's `from_pretrained`, which also takes the arguments of the official README.
+
+        `load_in_8bit=True`, `load_in_4bit=True` and `use_auth_token=` became other arguments since; they still work.
+        """
+        return super().from_pretrained(*args, **translate_arguments(kwargs))
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, NormHead):
+            init.kaiming_uniform_(module.weight, a=5**0.5)
+        elif isinstance(module, BaichuanAlibi):
+            init.copy_(module.slopes, module.compute_slopes())
+        else:
+            super()._init_weights(module)
+
+
+class BaichuanModel(BaichuanPreTrainedModel):
+    """The decoder without its head: token ids to final hidden states."""
+
+    def __init__(self, config: BaichuanConfig) -> None:
+        super().__init__(config)
+        self.padding_idx = config.pad_token_id
+        self.vocab_size = config.vocab_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList([DecoderLayer(config, index) for index in range(config.num_hidden_layers)])
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = BaichuanRotaryEmbedding(config) if config.position_embedding == "rope" else None
+        self.alibi = BaichuanAlibi(config.num_attention_heads) if config.position_embedding == "alibi" else None
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states after the final norm, (B, T, C), and the cache.
+
+        `input_ids` (B, T) int64, or `inputs_embeds` (B, T, C). `attention_mask`: None; (B, S) with 0 for padding and
+        1 for text, where other values are segment ids that only see their own segment; (B, T, S) or (B, 1, T, S)
+        boolean, True where row i may see key j. `position_ids` (B, T) turn the 7B's angles; the 13B's bias goes by
+        place. `cache` and `past_key_values` are two spellings of one argument.
+        """
+        cache = cache if cache is not None else past_key_values
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, C)
+        if self.gradient_checkpointing and self.training:
+            use_cache = False
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        past = cache.get_seq_length() if cache is not None else 0
+        if position_ids is None:
+            position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None] + past  # (1, T)
+        mask = self._framework_mask(hidden_states, attention_mask, position_ids, cache)
+        rotation = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
+        bias = self._alibi_bias(hidden_states, past)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states, attention_mask=mask, rotation=rotation, bias=bias, kv_cache=cache, **kwargs
+            )
+        return BaseModelOutputWithPast(self.norm(hidden_states), cache)
+
+    def _framework_mask(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, position_ids: Tensor, cache: Cache | None
+    ) -> Any:
+        """The mask in the form that the chosen attention implementation takes; see `attend`."""
+        if attention_mask is not None:
+            attention_mask = _explicit_mask(attention_mask, hidden_states.shape[1])
+            if attention_mask.dim() == 4:
+                return attention_mask
+        return create_causal_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            attention_mask=attention_mask,
+            position_ids=position_ids if cache is None else None,
+            **{CACHE_KEYWORD: cache},
+        )
+
+    def _alibi_bias(self, hidden_states: Tensor, past: int | Tensor) -> AlibiBias | None:
+        if self.alibi is None:
+            return None
+        is_official = self.config.alibi_numerics == "official"
+        # Only the CPU kernel is known to add a float32 bias to half-precision scores; elsewhere it must match them.
+        keeps_float32 = not is_official and hidden_states.device.type == "cpu"
+        return AlibiBias(
+            slopes=self.alibi.slopes.float(),  # `model.half()` casts buffers too
+            past=past,
+            num_rows=hidden_states.shape[1],
+            dtype=torch.float32 if keeps_float32 else hidden_states.dtype,
+            form="key_index" if is_official and not self.training else "relative",
+        )
+
+
+def _explicit_mask(attention_mask: Tensor, num_rows: int) -> Tensor:
+    """A boolean (B, 1, T, S) mask where the caller's mask says more than padding; else that mask, (B, S).
+
+    Segment ids are only looked for in whole inputs (S = T): they mark packed training rows, which have no cache.
+    """
+    if attention_mask.dim() == 4:
+        is_boolean = attention_mask.dtype == torch.bool
+        return attention_mask if is_boolean else attention_mask > torch.finfo(attention_mask.dtype).min / 2
+    if attention_mask.dim() == 3:
+        return attention_mask.bool()[:, None]
+    if attention_mask.dtype == torch.bool or torch.compiler.is_compiling() or attention_mask.shape[1] != num_rows:
+        return attention_mask
+    if not bool((attention_mask > 1).any()):
+        return attention_mask
+    same = attention_mask[:, :, None] == attention_mask[:, None, :]  # (B, T, T)
+    is_text = attention_mask[:, None, :] > 0
+    here = torch.eye(num_rows, dtype=torch.bool, device=attention_mask.device)  # padding rows see themselves: no NaN
+    return ((same & is_text).tril() | here)[:, None]
+
+
+class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
+    """The decoder with its output head: logits, loss, generation and chat."""
+
+    def __init__(self, config: BaichuanConfig) -> None:
+        super().__init__(config)
+        self.model = BaichuanModel(config)
+        self.vocab_size = config.vocab_size
+        head = NormHead if config.normalized_head else nn.Linear
+        self.lm_head = head(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # An adapter adds its delta to the product, outside of the normalisation: merged and unmerged logits would
+        # differ by whole units. Checkpoint §: ecosystem notes, "LoRA on the normalised lm_head".
+        if name == "lm_head" and hasattr(value, "base_layer") and isinstance(value.base_layer, NormHead):
+            raise ValueError(
+                "lm_head is a normalised head, on which an adapter cannot be merged exactly: leave it out of "
+                "target_modules (W_pack, o_proj, gate_proj, up_proj and down_proj are fine), or train it whole with "
+                'modules_to_save=["lm_head"]'
+            )
+        super().__setattr__(name, value)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits (B, T, V), and the loss where `labels` (B, T) are given; see `causal_lm_loss`.
+
+        `logits_to_keep` n > 0: only the last n places get logits (a tensor: those places). The other arguments are
+        those of `BaichuanModel.forward`. `num_items_in_batch` makes accumulated gradients exact.
+        """
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache if cache is not None else past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        if isinstance(logits_to_keep, Tensor):
+            hidden_states = hidden_states[:, logits_to_keep]
+        elif logits_to_keep > 0:
+            hidden_states = hidden_states[:, -logits_to_keep:]
+        logits = self.lm_head(hidden_states)  # (B, T, V)
+        loss = None
+        if labels is not None:
+            loss = causal_lm_loss(
+                logits,
+                labels,
+                z_loss_weight=self.config.z_loss_weight,
+                num_items_in_batch=num_items_in_batch,
+            )
+        result = CausalLMOutputWithPast(
+            loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions
+        )
+        wants_tuple = not (self.config.return_dict if return_dict is None else return_dict)
+        return result.to_tuple() if wants_tuple else result
+
+    def chat(
+        self,
+        tokenizer: Any,
+        messages: Sequence[Mapping[str, str]],
+        stream: bool = False,
+        generation_config: GenerationConfig | None = None,
+        **overrides: Any,
+    ) -> str | Iterator[str]:
+        """The reply to `messages`, as the official README has it; see `baichuan2.chat.compat.chat`.
+
+        With `stream=True` an iterator of the whole text so far. `overrides` are generation settings for this call,
+        such as `max_new_tokens=64` or `temperature=0.7`.
+        """
+        from baichuan2.chat.compat import chat
+
+        return chat(self, tokenizer, messages, stream, generation_config, **overrides)
+
+    def _get_resized_lm_head(self, old_lm_head: nn.Linear, *args: Any, **kwargs: Any) -> nn.Linear:
+        """The framework builds a plain linear layer of the new size; the head must stay a NormHead."""
+        plain: nn.Linear = super()._get_resized_lm_head(old_lm_head, *args, **kwargs)
+        if not isinstance(old_lm_head, NormHead) or isinstance(plain, NormHead):
+            return plain
+        head = NormHead(plain.in_features, plain.out_features, device="meta")
+        head.weight = plain.weight
+        return head.train(old_lm_head.training)

@@ -1,0 +1,71 @@
+"""NormHead: the output head of Baichuan 2, whose logits are products with unit-length rows (arXiv 2309.10305, §2.3)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class NormHead(nn.Linear):
+    """A linear layer without bias that normalises each row of its weight before the product.
+
+    The weight itself is never changed (the released code overwrote it). In inference the normalised copy is kept and
+    made anew when the weight is replaced, moved, or written to; training normalises at each pass, so the gradient
+    flows through. To other libraries this is an `nn.Linear`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if bias:
+            raise ValueError("NormHead has no bias, got bias=True")
+        super().__init__(in_features, out_features, bias=False, device=device, dtype=dtype)
+        self._normalized: Tensor | None = None
+        self._normalized_from: tuple[object, ...] = ()
+        self._probe: Tensor | None = None
+
+    def normalized_weight(self) -> Tensor:
+        """The rows of the weight divided by max(length, 1e-12), (V, C), in the dtype of the weight."""
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            self._forget()
+            return F.normalize(self.weight)
+        origin = self._origin()
+        probe = self._sample()
+        is_fresh = self._normalized is not None and origin == self._normalized_from
+        if not is_fresh or self._probe is None or not torch.equal(probe, self._probe):
+            self._normalized = F.normalize(self.weight.detach())
+            self._normalized_from = origin
+            self._probe = probe.clone()
+        assert self._normalized is not None
+        return self._normalized
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Logits (..., V) of `hidden_states` (..., C)."""
+        return F.linear(hidden_states, self.normalized_weight())
+
+    def _origin(self) -> tuple[object, ...]:
+        """What identifies the present content of the weight, as far as torch counts changes."""
+        weight = self.weight
+        # tensors made in inference mode count no versions; they cannot be written to outside of it either
+        version = -1 if weight.is_inference() else weight._version
+        return (version, weight.data_ptr(), weight.dtype, weight.device, weight.shape)
+
+    def _sample(self) -> Tensor:
+        """A few values spread over the weight: `weight.data` can be written to without torch counting it."""
+        flat = self.weight.detach().reshape(-1)
+        return flat[:: max(1, flat.numel() // 256)]
+
+    def _forget(self) -> None:
+        if self._normalized is not None and not torch.compiler.is_compiling():
+            self._normalized = None
+            self._normalized_from = ()
+            self._probe = None
+
+    def __getstate__(self) -> dict[str, object]:
+        state = self.__dict__.copy()
+        state.update(_normalized=None, _normalized_from=(), _probe=None)  # a copy or pickle makes its own
+        return state
