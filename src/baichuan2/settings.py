@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from baichuan2.errors import SettingsError
 
-__all__ = ["ChatSettings", "LoadSettings", "SamplingSettings", "setting"]
+__all__ = ["ChatSettings", "LoadSettings", "OutputSettings", "RunSettings", "SamplingSettings", "setting"]
 
 
 def setting(
@@ -69,7 +69,9 @@ class LoadSettings:
         metavar="PATH_OR_ID",
         environment="BAICHUAN2_MODEL",
     )
-    revision: str | None = setting(None, "branch, tag or commit on the hub, such as v2.0 or train_02200B", metavar="REV")
+    revision: str | None = setting(
+        None, "branch, tag or commit on the hub, such as v2.0 or train_02200B", metavar="REV"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "number format of the weights in memory; auto: the checkpoint's own"
     )
@@ -85,7 +87,7 @@ class LoadSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How the next token is chosen, and how many are. None: the checkpoint's generation_config.json decides."""
+    """How the next token is chosen, and how many are; not given: generation_config.json of the checkpoint decides."""
 
     max_new_tokens: int | None = setting(None, "longest reply, in tokens", minimum=1, metavar="N")
     do_sample: bool | None = setting(None, "sample; with no: always the most likely token (greedy)")
@@ -117,3 +119,20 @@ class ChatSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """One run of a model from the command line: what it is given, and what is told about it."""
+
+    prompt: str | None = setting(
+        None, "answer this text once and exit; - takes all of standard input", short="-p", metavar="TEXT"
+    )
+    show_speed: bool = setting(False, "report tokens per second on standard error after each reply")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSettings:
+    """How results are printed."""
+
+    json: bool = setting(False, "print JSON, one object a line, in place of text")

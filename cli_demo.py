@@ -1,0 +1,10 @@
+"""Chat in the terminal:  python cli_demo.py [--model PATH_OR_ID]; the same as  baichuan2 chat."""
+
+import sys
+
+try:
+    from baichuan2.cli.main import main
+except ImportError:
+    sys.exit("error: baichuan2 is not installed: run  pip install -r requirements.txt")
+
+sys.exit(main(["chat", *sys.argv[1:]]))

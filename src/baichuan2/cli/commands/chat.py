@@ -1,0 +1,52 @@
+"""`baichuan2 chat`: talk with a Chat model in the terminal, through a pipe, or once with --prompt."""
+
+import time
+from typing import TYPE_CHECKING
+
+from baichuan2.cli.conversation import Conversation, Session
+from baichuan2.cli.keyboard import open_reader, read_prompt
+from baichuan2.cli.screen import ReplyPrinter, accept_any_text, notice
+from baichuan2.cli.text import Words, words_for
+from baichuan2.settings import ChatSettings, LoadSettings, OutputSettings, RunSettings, SamplingSettings
+
+if TYPE_CHECKING:
+    from baichuan2.checkpoints.load import LoadedModel
+
+SETTINGS = (LoadSettings, SamplingSettings, ChatSettings, RunSettings, OutputSettings)
+
+
+def run(
+    load: LoadSettings, sampling: SamplingSettings, chat: ChatSettings, once: RunSettings, output: OutputSettings
+) -> int:
+    """Loads the model and holds the dialogue, or answers the one prompt; the exit code."""
+    accept_any_text()
+    words = words_for(chat.language)
+    message = read_prompt(once.prompt)  # before the minutes of loading, so that a mistake costs none
+    session = _open_session(load_with_notice(load, words), chat.system, sampling)
+    speed_format = words.speed if once.show_speed else None
+    printer = ReplyPrinter("reply", is_live=chat.stream, is_json=output.json, speed_format=speed_format)
+    if message is not None:
+        printer.print_reply(session.send(message))
+        return 0
+    reader = open_reader(words)
+    if reader.is_terminal:
+        notice(words.welcome if load.model is not None else f"{words.demo_note}\n{words.welcome}")
+    Conversation(session, reader, printer, words).run()
+    return 0
+
+
+def load_with_notice(load: LoadSettings, words: Words) -> "LoadedModel":
+    """The loaded model; standard error tells what is being loaded and how long it took."""
+    notice(words.loading_demo if load.model is None else words.loading.format(model=load.model))
+    started = time.perf_counter()
+    from baichuan2.checkpoints.load import load_model
+
+    loaded = load_model(load.model, load)
+    notice(words.ready.format(seconds=time.perf_counter() - started))
+    return loaded
+
+
+def _open_session(loaded: "LoadedModel", system: str | None, sampling: SamplingSettings) -> Session:
+    from baichuan2.chat.session import ChatSession
+
+    return ChatSession(loaded, system=system, sampling=sampling)

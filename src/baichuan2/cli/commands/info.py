@@ -1,0 +1,97 @@
+"""`baichuan2 info`: what a bug report needs: versions, devices, extras and embedded models.
+
+Versions are read from package metadata, so a broken torch is reported instead of breaking the report.
+"""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import baichuan2
+from baichuan2.cli.screen import one_line, print_json, printable
+from baichuan2.settings import OutputSettings
+
+SETTINGS = (OutputSettings,)
+PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "safetensors", "accelerate", "numpy")
+EXTRAS = {"bnb": ("bitsandbytes",), "recipe": ("matplotlib",), "dev": ("pytest", "peft")}
+
+
+def run(output: OutputSettings) -> int:
+    """Prints the report for people or, with --json, for programs; the exit code."""
+    report = collect()
+    if output.json:
+        print_json(report)
+    else:
+        for line in describe(report):
+            print(printable(line))
+    return 0
+
+
+def collect() -> dict[str, Any]:
+    """The report: section -> name -> value."""
+    return {
+        "versions": {
+            "baichuan2": baichuan2.__version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            **{name: installed_version(name) for name in PACKAGES},
+        },
+        "extras": {extra: {name: installed_version(name) for name in names} for extra, names in EXTRAS.items()},
+        "devices": devices(),
+        "embedded_models": embedded_models(Path(baichuan2.__file__).parent / "demo"),
+    }
+
+
+def describe(report: dict[str, Any], indent: str = "") -> list[str]:
+    """The report as indented lines; a missing value is spelled out."""
+    lines = []
+    for name, value in report.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}:", *describe(value, indent + "  ")]
+            if not value:
+                lines.append(f"{indent}  none")
+        else:
+            lines.append(f"{indent}{name}: {'not installed' if value is None else value}")
+    return lines
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package, None when it is not installed; the package is not imported."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def devices() -> dict[str, str]:
+    """Device name -> what it is; a torch that cannot be imported is an entry that says why."""
+    found = {"cpu": f"{platform.machine()}, {os.cpu_count()} cores"}
+    try:
+        import torch
+
+        found["cpu"] += f", {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+        accelerator = torch.accelerator.current_accelerator()
+        for index in range(torch.accelerator.device_count() if accelerator is not None else 0):
+            found[f"{accelerator}:{index}"] = device_title(str(accelerator), index)
+    except Exception as error:  # whatever a broken installation raises belongs into the report
+        found["torch"] = f"broken: {type(error).__name__}: {one_line(str(error))}"
+    return found
+
+
+def device_title(kind: str, index: int) -> str:
+    """The maker's name of an accelerator where its backend tells one, else its kind."""
+    import torch
+
+    name = getattr(getattr(torch, kind, None), "get_device_name", None)  # each backend is a module of torch
+    return str(name(index)) if name is not None else kind
+
+
+def embedded_models(folder: Path) -> dict[str, str]:
+    """Name for --model -> where the model lies and its size; empty when the package holds none."""
+    found = {}
+    for config in sorted(folder.glob("*/config.json")):
+        size = sum(path.stat().st_size for path in config.parent.iterdir() if path.is_file())
+        found[f"demo-{config.parent.name}"] = f"{config.parent} ({size / 1e6:.1f} MB)"
+    return found

@@ -1,0 +1,109 @@
+"""The `baichuan2` command: finds the subcommand, makes its settings, runs it and turns failures into one line.
+
+Only the chosen command's module is imported, and it imports torch only when it runs; so `--help` is instant.
+A command module has `SETTINGS`, the settings classes that it takes, and `run(*settings) -> exit code`.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from baichuan2 import __version__
+from baichuan2.cli.flags import FlagParser, add_flags, read_settings
+from baichuan2.cli.screen import one_line
+from baichuan2.errors import BaichuanError, SettingsError
+
+EXIT_FAILURE = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+DEBUG_VARIABLE = "BAICHUAN2_DEBUG"
+
+
+class Command(NamedTuple):
+    """Where a subcommand lives, and its help in one line."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "chat": Command("baichuan2.cli.commands.chat", "talk with a Chat model in the terminal"),
+    "generate": Command("baichuan2.cli.commands.generate", "continue a text with a Base model"),
+    "info": Command("baichuan2.cli.commands.info", "show versions, devices, extras and embedded models"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; the exit code: 0, 1 failure, 2 the user's mistake, 130 interrupted, 141 reader gone."""
+    try:
+        code = run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()  # here, where a closed pipe is still ours to handle
+        return code
+    except BrokenPipeError:
+        # the interpreter flushes standard output once more at exit: give it somewhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        return report(error)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command that `arguments` name and passes its exit code on; failures are raised."""
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(overview())
+        return 0
+    if name == "--version":
+        print(f"baichuan2 {__version__}")
+        return 0
+    if name not in COMMANDS:
+        raise SettingsError(f"unknown command {name!r}: use one of {', '.join(COMMANDS)} (see baichuan2 --help)")
+    command = importlib.import_module(COMMANDS[name].module)
+    parser = command_parser(name, command.SETTINGS)
+    try:
+        namespace = parser.parse_args(list(arguments[1:]))
+    except SystemExit:  # argparse leaves this way after --help only: mistakes are SettingsError
+        return 0
+    return int(command.run(*(read_settings(settings_class, namespace) for settings_class in command.SETTINGS)))
+
+
+def command_parser(name: str, settings_classes: Sequence[type]) -> FlagParser:
+    """The parser of one command: a flag for each field of its settings classes."""
+    prog = f"baichuan2 {name}"
+    parser = FlagParser(prog=prog, usage=f"{prog} [FLAGS]", description=COMMANDS[name].help, allow_abbrev=False)
+    for settings_class in settings_classes:
+        add_flags(parser, settings_class)
+    return parser
+
+
+def overview() -> str:
+    """The text of `baichuan2 --help`."""
+    commands = "\n".join(f"  {name:<10}  {command.help}" for name, command in COMMANDS.items())
+    return (
+        f"usage: baichuan2 COMMAND [FLAGS]\n\nBaichuan 2 on today's libraries, version {__version__}.\n\n"
+        f"commands:\n{commands}\n\n"
+        f"  baichuan2 COMMAND --help  shows the flags of a command\n"
+        f"  baichuan2 --version       shows the version\n"
+        f"  {DEBUG_VARIABLE}=1         shows the traceback when something fails"
+    )
+
+
+def report(error: Exception) -> int:
+    """Prints `error` as one line on standard error; gives the exit code."""
+    if os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exception(error)
+    if isinstance(error, BaichuanError):
+        message, code = str(error), EXIT_USER_ERROR
+    elif isinstance(error, ModuleNotFoundError):
+        message, code = f"{error}: run  pip install -r requirements.txt", EXIT_USER_ERROR
+    else:
+        message = f"{type(error).__name__}: {error} (run with {DEBUG_VARIABLE}=1 for the traceback)"
+        code = EXIT_FAILURE
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    return code

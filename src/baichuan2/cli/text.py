@@ -1,0 +1,108 @@
+"""The words that the program itself says to people, in Chinese and in English.
+
+Both languages fill the same dataclass, so a missing translation is a type error. Help and error messages are English.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """Everything said in one language; braces hold what is filled in."""
+
+    user_label: str
+    model_label: str
+    loading: str
+    loading_demo: str
+    ready: str
+    welcome: str
+    demo_note: str
+    help: str
+    cleared: str
+    stream_on: str
+    stream_off: str
+    interrupted: str
+    leave_hint: str
+    length_limit: str
+    speed: str
+    editor_missing: str
+    editor_failed: str
+    editor_empty: str
+    editor_needs_terminal: str
+    history_unavailable: str
+
+
+CHINESE = Words(
+    user_label="用户：",
+    model_label="模型：",
+    loading="正在加载 {model} ……",
+    loading_demo="正在加载内置演示模型 ……",
+    ready="加载完成，用时 {seconds:.1f} 秒。",
+    welcome="可以开始对话了。输入 /help 查看说明，输入 exit 退出。",
+    demo_note="这是很小的内置演示模型，只学过少量知识；用 --model 路径或名称 可换成官方模型。",
+    help=(
+        "exit      退出（也可按 Ctrl-D）\n"
+        "clear     清空对话历史和屏幕\n"
+        "vim       用编辑器（$EDITOR，默认 vim）写多行内容\n"
+        "stream    打开或关闭边生成边显示\n"
+        "/help     显示本说明\n"
+        "Ctrl-C    停止当前回复，已生成的部分保留在对话中\n"
+        "多行输入：按 Alt-Enter 换行，或在行尾写一个反斜杠 \\"
+    ),
+    cleared="对话历史已清空。",
+    stream_on="边生成边显示：开",
+    stream_off="边生成边显示：关",
+    interrupted="[已停止，已生成的部分保留]",
+    leave_hint="输入 exit 或按 Ctrl-D 退出。",
+    length_limit="[达到长度上限而停止；可用 --max-new-tokens 调整]",
+    speed="[{tokens} 个 token，{speed:.1f} token/秒；提示 {prompt_tokens} 个 token，用时 {prefill:.2f} 秒]",
+    editor_missing="找不到编辑器 {editor}；可设置环境变量 EDITOR。",
+    editor_failed="编辑器 {editor} 以错误码 {code} 退出，内容未发送。",
+    editor_empty="内容为空，未发送。",
+    editor_needs_terminal="vim 需要终端，此处忽略。",
+    history_unavailable="无法写入输入历史 {path}，本次不保存。",
+)
+
+ENGLISH = Words(
+    user_label="You: ",
+    model_label="Model: ",
+    loading="loading {model} ...",
+    loading_demo="loading the embedded demo model ...",
+    ready="ready after {seconds:.1f} s",
+    welcome="Type a message. /help explains, exit leaves.",
+    demo_note="This is the small embedded demo model, which knows few things; --model PATH_OR_ID runs an official one.",
+    help=(
+        "exit      leave (so does Ctrl-D)\n"
+        "clear     forget the conversation and clear the screen\n"
+        "vim       write a message of several lines in an editor ($EDITOR, else vim)\n"
+        "stream    show replies while they are written, or only when they are complete\n"
+        "/help     show this\n"
+        "Ctrl-C    stop the reply; what was said so far stays in the conversation\n"
+        "Several lines: Alt-Enter starts a new line, and so does a backslash \\ at the end of a line"
+    ),
+    cleared="The conversation is forgotten.",
+    stream_on="replies are shown while they are written: on",
+    stream_off="replies are shown while they are written: off",
+    interrupted="[stopped; what was said stays in the conversation]",
+    leave_hint="Type exit or press Ctrl-D to leave.",
+    length_limit="[stopped at the length limit; --max-new-tokens changes it]",
+    speed="[{tokens} tokens, {speed:.1f} tokens/s; prompt of {prompt_tokens} tokens in {prefill:.2f} s]",
+    editor_missing="there is no editor {editor}; the environment variable EDITOR names one",
+    editor_failed="the editor {editor} ended with code {code}; nothing was sent",
+    editor_empty="nothing was written, nothing was sent",
+    editor_needs_terminal="vim needs a terminal; ignored here",
+    history_unavailable="the input history {path} cannot be written; this time it is not kept",
+)
+
+
+def words_for(language: Literal["auto", "zh", "en"], environment: Mapping[str, str] = os.environ) -> Words:
+    """The words of `language`; auto: Chinese where the locale starts with zh, else English."""
+    if language == "auto":
+        # the order in which POSIX programs look for the language of messages
+        names = (environment.get(variable) for variable in ("LC_ALL", "LC_MESSAGES", "LANG"))
+        locale = next((name for name in names if name), "")
+        return CHINESE if locale.lower().startswith("zh") else ENGLISH
+    return CHINESE if language == "zh" else ENGLISH
