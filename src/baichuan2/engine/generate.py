@@ -1,0 +1,248 @@
+"""Token ids in, token ids out: prefill the prompt, decode one token at a time, stop.
+
+`generate_tokens` continues one prompt and yields each token as it is chosen; `iter_batch` and `generate_batch` continue
+many at once. The model is anything that fits `LanguageModel`; this module never sees a string.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from baichuan2.engine.cache import new_cache
+from baichuan2.engine.sampling import Sampling, choose, new_generator
+from baichuan2.engine.stopping import FinishReason
+from baichuan2.errors import BaichuanError, ContextLengthError, GenerationError, SettingsError, TokenizerError
+
+__all__ = ["LanguageModel", "TokenStep", "generate_batch", "generate_tokens", "iter_batch"]
+
+
+class ModelOutput(Protocol):
+    """What a forward pass gives back."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, T or 1, V): of all new tokens, or of the last one only."""
+
+
+class LanguageModel(Protocol):
+    """A causal language model as the framework builds them, or a fake of ten lines."""
+
+    @property
+    def config(self) -> object:
+        """May have `model_max_length` (no limit without it) and `vocab_size` (ids are not checked without it)."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+
+    def __call__(
+        self,
+        *,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: object,
+        use_cache: bool,
+        logits_to_keep: int,
+    ) -> ModelOutput:
+        """Logits after T new tokens, (B, T); the mask (B, S), None without padding, covers the cached ones as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStep:
+    """One new token; `finish_reason` is set on the last one.
+
+    `logprob` is the natural logarithm of the probability that the model itself gave to the token, before penalty,
+    temperature and cuts.
+    """
+
+    token_id: int
+    finish_reason: FinishReason | None
+    logprob: float
+
+
+def generate_tokens(
+    model: LanguageModel,
+    prompt_ids: Sequence[int],
+    sampling: Sampling,
+    *,
+    stop_ids: frozenset[int],
+    cancelled: Callable[[], bool] | None = None,
+) -> Iterator[TokenStep]:
+    """The tokens that continue a prompt, each as soon as it is chosen; closing the iterator stops the work.
+
+    Finish reasons: "stop" (a stop id, itself yielded), "length" (`max_new_tokens` are out or the context is full) and
+    "cancelled" (`cancelled()` turned true; nothing at all is yielded when it is true from the start).
+
+    Raises ContextLengthError when the prompt leaves no room, SettingsError when it is empty and TokenizerError when an
+    id is unknown, all at the call; GenerationError, with the cause chained, when the model fails on the way.
+    """
+    continuation = _Continuation(model, [prompt_ids], sampling)
+    return _iter_single(continuation, stop_ids, cancelled or _never)
+
+
+def iter_batch(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    stop_ids: frozenset[int],
+    cancelled: Callable[[], bool] | None = None,
+) -> Iterator[list[TokenStep | None]]:
+    """One list a step: the next token of each prompt, None for those that have finished.
+
+    Rows stop independently of each other, as in `generate_tokens`, and raise the same errors. Under greedy choice each
+    row gets the tokens that it gets alone; with a seed the whole batch is repeatable.
+    """
+    if not prompts:
+        return iter(())
+    continuation = _Continuation(model, prompts, sampling)
+    return _iter_rows(continuation, stop_ids, cancelled or _never)
+
+
+def generate_batch(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    stop_ids: frozenset[int],
+) -> list[list[int]]:
+    """The new ids of each prompt, a closing stop id included; see `iter_batch`."""
+    replies: list[list[int]] = [[] for _ in prompts]
+    for steps in iter_batch(model, prompts, sampling, stop_ids=stop_ids):
+        for reply, step in zip(replies, steps, strict=True):
+            if step is not None:
+                reply.append(step.token_id)
+    return replies
+
+
+def _never() -> bool:
+    return False
+
+
+def _iter_single(
+    continuation: "_Continuation", stop_ids: frozenset[int], cancelled: Callable[[], bool]
+) -> Iterator[TokenStep]:
+    for steps in _iter_rows(continuation, stop_ids, cancelled):
+        step = steps[0]
+        assert step is not None  # the iterator ends with its only row
+        yield step
+
+
+def _iter_rows(
+    continuation: "_Continuation", stop_ids: frozenset[int], cancelled: Callable[[], bool]
+) -> Iterator[list[TokenStep | None]]:
+    open_rows = set(range(len(continuation.limits)))
+    num_done = 0
+    if cancelled():
+        return
+    while open_rows:
+        token_ids, logprobs = continuation.advance()
+        num_done += 1
+        is_cancelled = cancelled()
+        steps: list[TokenStep | None] = [None] * len(token_ids)
+        for row in sorted(open_rows):
+            token_id, logprob = token_ids[row], logprobs[row]
+            if not math.isfinite(logprob):
+                raise GenerationError(
+                    f"the model's output at new token {num_done} is not a number (logits hold NaN or infinity); "
+                    "the weights may be damaged, or need a wider dtype such as bfloat16 or float32"
+                )
+            reason: FinishReason | None = None
+            if token_id in stop_ids:
+                reason = "stop"
+            elif is_cancelled:
+                reason = "cancelled"
+            elif num_done >= continuation.limits[row]:
+                reason = "length"
+            steps[row] = TokenStep(token_id, reason, logprob)
+            if reason is not None:
+                open_rows.remove(row)
+        yield steps
+
+
+class _Continuation:
+    """A batch of prompts while it is being continued: ids so far, the cache, the random generator.
+
+    `limits`: how many tokens each row may get.
+    """
+
+    def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+        for prompt in prompts:
+            _check_prompt(model, prompt)
+        context = _context_length(model)
+        self.limits = [int(min(sampling.max_new_tokens, context - len(prompt))) for prompt in prompts]
+        self._model = model
+        self._sampling = sampling
+        self._cache = new_cache()
+        self._num_cached = 0
+        self._num_columns = max(len(prompt) for prompt in prompts)
+        columns = self._num_columns + max(self.limits)
+        # Padding stands on the left and repeats the row's first id: a hidden place for the model, and no news to the
+        # repetition penalty, which looks at the whole row.
+        rows = [[prompt[0]] * (self._num_columns - len(prompt)) + list(prompt) for prompt in prompts]
+        self._ids = torch.zeros(len(rows), columns, dtype=torch.long, device=model.device)  # (B, columns)
+        self._ids[:, : self._num_columns] = torch.tensor(rows, device=model.device)
+        self._mask: Tensor | None = None
+        if min(len(prompt) for prompt in prompts) < self._num_columns:
+            self._mask = torch.ones_like(self._ids)
+            for row, prompt in enumerate(prompts):
+                self._mask[row, : self._num_columns - len(prompt)] = 0
+        self._generator: torch.Generator | None = None
+
+    def advance(self) -> tuple[list[int], list[float]]:
+        """The next id of each row, and its log-probability; GenerationError when the model fails."""
+        try:
+            return self._advance()
+        except BaichuanError:
+            raise
+        except Exception as error:
+            cause = str(error).strip().split("\n")[0] or "no message"
+            raise GenerationError(f"the model failed while replying: {type(error).__name__}: {cause}") from error
+
+    @torch.inference_mode()
+    def _advance(self) -> tuple[list[int], list[float]]:
+        seen = self._num_columns
+        output = self._model(
+            input_ids=self._ids[:, self._num_cached : seen],
+            attention_mask=None if self._mask is None else self._mask[:, :seen],
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits = output.logits[:, -1].float()  # (B, V)
+        if self._num_cached == 0:
+            self._generator = new_generator(self._sampling, logits.device)
+        next_ids = choose(logits, self._ids[:, :seen].to(logits.device), self._sampling, self._generator)  # (B,)
+        logprobs = logits.gather(1, next_ids[:, None]).squeeze(1) - logits.logsumexp(-1)  # (B,)
+        self._num_cached = seen
+        if seen < self._ids.shape[1]:
+            self._ids[:, seen] = next_ids
+            self._num_columns = seen + 1
+        return next_ids.tolist(), logprobs.tolist()
+
+
+def _context_length(model: LanguageModel) -> float:
+    """How many tokens prompt and reply may have together; infinite when the config sets no limit."""
+    length = getattr(model.config, "model_max_length", None)
+    return math.inf if length is None else int(length)
+
+
+def _check_prompt(model: LanguageModel, prompt_ids: Sequence[int]) -> None:
+    """Raises what a forward pass would turn into a riddle, or, on an accelerator, into a dead process."""
+    if len(prompt_ids) == 0:
+        raise SettingsError("the prompt is empty; give at least one token")
+    context = _context_length(model)
+    if len(prompt_ids) >= context:
+        raise ContextLengthError(
+            f"the prompt has {len(prompt_ids)} tokens, the model's context {context:g}; shorten the prompt, "
+            "as at least one token must be left for the reply"
+        )
+    vocab_size = getattr(model.config, "vocab_size", None)
+    lowest, highest = min(prompt_ids), max(prompt_ids)
+    if lowest < 0 or (vocab_size is not None and highest >= vocab_size):
+        wrong = lowest if lowest < 0 else highest
+        raise TokenizerError(f"prompt holds token id {wrong}, outside of the vocabulary of {vocab_size} tokens")

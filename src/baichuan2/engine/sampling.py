@@ -1,0 +1,154 @@
+"""From logits to the next token id: one pure function per rule, in the official order.
+
+repetition penalty -> temperature -> top_k -> top_p -> draw. `resolve` settles once, before the first token, which value
+each rule uses; nothing here reads a setting, a file or a string afterwards.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from baichuan2.errors import SettingsError
+from baichuan2.settings import SamplingSettings
+
+__all__ = [
+    "Sampling",
+    "choose",
+    "distribution",
+    "keep_top_k",
+    "keep_top_p",
+    "new_generator",
+    "penalize_repetition",
+    "resolve",
+    "scale_temperature",
+]
+
+# What a generation_config.json means that leaves a value out: the framework's own reading (top_k 50 included), except
+# for the length, where the framework's 20 tokens in all would cut every reply; 2,048 is what the official files say.
+FALLBACKS: dict[str, bool | float | int] = {
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "max_new_tokens": 2048,
+}
+LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Every choice made: no `None` means "ask somebody else" here; `seed=None` draws from torch's global generator."""
+
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 2048
+    seed: int | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return not self.do_sample or self.temperature == 0
+
+
+def resolve(settings: SamplingSettings | None, generation_config: object) -> Sampling:
+    """The values in force: the user's, else those of `generation_config` (any object with such attributes), else ours.
+
+    Somebody who sets a temperature, top_k or top_p without a word on `do_sample` wants sampling and gets it.
+    Raises SettingsError when a value, the checkpoint's included, lies out of bounds.
+    """
+    asked = settings or SamplingSettings()
+    values: dict[str, bool | float | int] = {}
+    for name, fallback in FALLBACKS.items():
+        value = getattr(asked, name)
+        if value is None:
+            value = getattr(generation_config, name, None)
+        values[name] = fallback if value is None else value
+    if asked.do_sample is None and any(value is not None for value in (asked.temperature, asked.top_k, asked.top_p)):
+        values["do_sample"] = True
+    if asked.seed is not None and asked.seed > LARGEST_SEED:
+        raise SettingsError(f"--seed must lie in [0, {LARGEST_SEED}], got {asked.seed}")
+    checked = SamplingSettings(**values)  # the checkpoint's own values obey the same bounds
+    return Sampling(**{name: getattr(checked, name) for name in FALLBACKS}, seed=asked.seed)
+
+
+def new_generator(sampling: Sampling, device: torch.device) -> torch.Generator | None:
+    """A random generator of this call's own, or None (torch's global one) when no seed was given."""
+    if sampling.seed is None or sampling.is_greedy:
+        return None
+    return torch.Generator(device=device).manual_seed(sampling.seed)
+
+
+def penalize_repetition(logits: Tensor, seen_ids: Tensor, penalty: float) -> Tensor:
+    """Logits (B, V) in which each id of `seen_ids` (B, S) has become less likely, once, however often it was seen.
+
+    Positive logits are divided by the penalty, negative ones multiplied.
+    """
+    if penalty == 1:
+        return logits
+    seen = logits.gather(1, seen_ids)  # (B, S)
+    return logits.scatter(1, seen_ids, torch.where(seen < 0, seen * penalty, seen / penalty))
+
+
+def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Logits (B, V) divided by a temperature above zero."""
+    return logits if temperature == 1 else logits / temperature
+
+
+def keep_top_k(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The candidates, best first: their logits (B, K) and their ids (B, K); 0 keeps the whole vocabulary.
+
+    Every token that ties with the last one kept is kept too, as in the framework, so K may exceed `top_k`; rows with
+    fewer candidates than K are filled with minus infinity.
+    """
+    if top_k <= 0 or top_k >= logits.shape[-1]:
+        values, ids = logits.sort(dim=-1, descending=True)
+        return values, ids
+    values, ids = logits.topk(top_k, dim=-1)  # (B, top_k)
+    worst = values[:, -1:]  # (B, 1)
+    num_kept = int((logits >= worst).sum(-1).max())
+    if num_kept > top_k:
+        values, ids = logits.topk(num_kept, dim=-1)
+        values = values.masked_fill(values < worst, -torch.inf)
+    return values, ids
+
+
+def keep_top_p(values: Tensor, top_p: float) -> Tensor:
+    """Candidates' logits (B, K), best first, with minus infinity behind the smallest set that holds `top_p`.
+
+    The best candidate always stays.
+    """
+    if top_p >= 1:
+        return values
+    # summed from the unlikely end, as the framework does, so that rounding falls on the same side
+    mass = values.flip(-1).softmax(-1).cumsum(-1).flip(-1)  # (B, K): this candidate and all worse ones
+    dropped = mass <= 1 - top_p
+    dropped[:, 0] = False
+    return values.masked_fill(dropped, -torch.inf)
+
+
+def distribution(logits: Tensor, seen_ids: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Probabilities (B, K) and ids (B, K) of the candidates after all rules, best first.
+
+    `logits` (B, V) float32, `seen_ids` (B, S): prompt and reply so far.
+    """
+    scores = penalize_repetition(logits, seen_ids, sampling.repetition_penalty)
+    scores = scale_temperature(scores, sampling.temperature)
+    values, ids = keep_top_k(scores, sampling.top_k)
+    return keep_top_p(values, sampling.top_p).softmax(-1), ids
+
+
+def choose(logits: Tensor, seen_ids: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
+    """The next ids (B,): the most likely ones when greedy, else drawn.
+
+    `logits` (B, V) float32, `seen_ids` (B, S): prompt and reply so far. Raises RuntimeError when the logits hold NaN.
+    """
+    if sampling.is_greedy:
+        return penalize_repetition(logits, seen_ids, sampling.repetition_penalty).argmax(-1)  # (B,)
+    probabilities, ids = distribution(logits, seen_ids, sampling)
+    drawn = torch.multinomial(probabilities, 1, generator=generator)  # (B, 1)
+    return ids.gather(1, drawn).squeeze(1)  # (B,)
