@@ -1,7 +1,7 @@
 """Keys and values of the tokens already seen, in buffers that grow by whole blocks.
 
-The framework's dynamic cache copies everything it holds for each new token; at 4,096 tokens that is 2 GB a token for the
-7B model. Here a new token is written in place and the attention reads a view. Everything else (cropping, reordering,
+The framework's dynamic cache copies everything it holds for each new token: 2 GB a token for the 7B model at 4,096
+tokens. Here a new token is written in place and the attention reads a view. Everything else (cropping, reordering,
 picking rows) is the framework's own, so its `generate` accepts this cache too.
 """
 
@@ -13,7 +13,7 @@ __all__ = ["GrowingLayer", "new_cache"]
 BLOCK = 256  # tokens; at most this much room is reserved beyond what is used
 
 
-class GrowingLayer(DynamicLayer):
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # the framework is untyped to mypy
     """One layer's keys and values, (B, H, S, D) each: views on buffers with room for more tokens."""
 
     def __init__(self, **kwargs: object) -> None:
@@ -22,7 +22,7 @@ class GrowingLayer(DynamicLayer):
         self._views: tuple[Tensor, Tensor] | None = None
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+        self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """All keys and all values, (B, H, S + T, D) each, after adding those of T new tokens, (B, H, T, D) each."""
         if not self.is_initialized:

@@ -5,6 +5,7 @@ each rule uses; nothing here reads a setting, a file or a string afterwards.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ def resolve(settings: SamplingSettings | None, generation_config: object) -> Sam
     Raises SettingsError when a value, the checkpoint's included, lies out of bounds.
     """
     asked = settings or SamplingSettings()
-    values: dict[str, bool | float | int] = {}
+    values: dict[str, Any] = {}
     for name, fallback in FALLBACKS.items():
         value = getattr(asked, name)
         if value is None:
