@@ -100,7 +100,7 @@ def report(error: Exception) -> int:
         traceback.print_exception(error)
     if isinstance(error, BaichuanError):
         message, code = str(error), EXIT_USER_ERROR
-    elif isinstance(error, ModuleNotFoundError):
+    elif isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] != "baichuan2":
         message, code = f"{error}: run  pip install -r requirements.txt", EXIT_USER_ERROR
     else:
         message = f"{type(error).__name__}: {error} (run with {DEBUG_VARIABLE}=1 for the traceback)"

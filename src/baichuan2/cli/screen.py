@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # what json.dumps(ensure_ascii=False) leaves as it is, but a terminal might obey
 RAW_IN_JSON = re.compile(r"[\x7f-\x9f]")
+# halves of UTF-16 pairs that stand for no byte; U+DC80 to U+DCFF are Python's stand-ins for bytes
+OTHER_SURROGATES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def printable(text: str) -> str:
@@ -53,6 +55,7 @@ def accept_any_text() -> None:
 
 def without_surrogates(text: str) -> str:
     """`text` with the stand-ins for undecodable bytes (in arguments, in terminal input) as U+FFFD."""
+    text = OTHER_SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
