@@ -15,7 +15,7 @@ def require(module: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
+        if error.name is not None and error.name.partition(".")[0] != module.partition(".")[0]:
             raise  # installed, but broken inside: hiding its own message would send people the wrong way
         raise MissingExtraError(
             f"the optional package {module!r} is not installed: run  pip install 'baichuan2[{extra}]'",

@@ -20,13 +20,12 @@ AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 def eager_attention(
-    module: nn.Module,
+    _module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float,
-    dropout: float = 0.0,
     position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
@@ -34,7 +33,8 @@ def eager_attention(
 
     `query` (B, H, T, D), `key` and `value` (B, H, S, D), `attention_mask` boolean (True = attend) or additive,
     broadcastable to (B, H, T, S) like `position_bias`. Returns the mixed values (B, T, H, D) and the weights
-    (B, H, T, S). `dropout` is there for the interface; Baichuan has none.
+    (B, H, T, S). Baichuan has no dropout: the interface's
+    argument is taken and left.
     """
     scores = (query @ key.transpose(2, 3)).float() * scaling  # (B, H, T, S)
     if position_bias is not None:
@@ -45,13 +45,11 @@ def eager_attention(
 
 
 def official_alibi_attention(
-    module: nn.Module,
+    _module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
     position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
@@ -154,8 +152,8 @@ def _attend_in_blocks(  # budget: one call frame of attention, which has this ma
     outputs = []
     for start in range(0, query.shape[2], block_rows):
         stop = min(start + block_rows, query.shape[2])
-        # later keys are hidden from these rows anyway, unless a cache of unknown fill stands before them
-        num_keys = min(key.shape[2], bias.past + stop) if isinstance(bias.past, int) else key.shape[2]
+        # without a mask the first row follows no cache, and later keys are hidden from these rows anyway
+        num_keys = stop if attention_mask is None else key.shape[2]
         operands = (query[:, :, start:stop], key[:, :, :num_keys], value[:, :, :num_keys])
         if torch.is_grad_enabled() and query.requires_grad:
             # autograd would keep each block's bias for the backward pass: all of them together are what must not be

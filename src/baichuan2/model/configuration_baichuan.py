@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from baichuan2.errors import CheckpointError
 
 V1_VOCAB_SIZE = 64_000
-# a Baichuan 1 vocabulary with some tokens added by its user; between that and the 125,696 of version 2 lies nothing released
+# a Baichuan 1 vocabulary with some tokens added by its user; no released vocabulary lies here
 V1_VOCAB_SIZES_EXTENDED = range(V1_VOCAB_SIZE + 1, V1_VOCAB_SIZE + 1025)
 V1_7B_CLASS_NAMES = frozenset({"BaiChuanForCausalLM", "BaiChuanForSequenceClassification"})
 # (hidden_size, num_hidden_layers, num_attention_heads) of the released sizes

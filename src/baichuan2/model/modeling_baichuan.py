@@ -73,6 +73,7 @@ class Attention(nn.Module):
         rotation: tuple[Tensor, Tensor] | None = None,
         bias: AlibiBias | None = None,
         kv_cache: Cache | None = None,
+        padding_rows: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """The mixed states (B, T, C), and the attention weights (B, H, T, S) where they were asked for."""
@@ -84,6 +85,9 @@ class Attention(nn.Module):
         if kv_cache is not None:
             key, value = kv_cache.update(key, value, self.layer_idx)  # (B, H, S, D)
         mixed, weights = attend(self, query, key, value, attention_mask, bias, **kwargs)
+        if padding_rows is not None:
+            average = value.mean(dim=2)[:, None]  # (B, 1, H, D)
+            mixed = torch.where(padding_rows[:, :, None, None], average, mixed)
         return self.o_proj(mixed.reshape(batch, num_rows, -1)), weights
 
 
@@ -198,7 +202,9 @@ class BaichuanModel(BaichuanPreTrainedModel):
         past = cache.get_seq_length() if cache is not None else 0
         if position_ids is None:
             position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None] + past  # (1, T)
+        num_rows = hidden_states.shape[1]
         mask = self._framework_mask(hidden_states, attention_mask, position_ids, cache)
+        kwargs["padding_rows"] = _padding_rows(attention_mask, num_rows, self.config) if self.training else None
         rotation = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
         bias = self._alibi_bias(hidden_states, past)
         for layer in self.layers:
@@ -212,7 +218,7 @@ class BaichuanModel(BaichuanPreTrainedModel):
     ) -> Any:
         """The mask in the form that the chosen attention implementation takes; see `attend`."""
         if attention_mask is not None:
-            attention_mask = _explicit_mask(attention_mask, hidden_states.shape[1])
+            attention_mask = _explicit_mask(attention_mask, hidden_states.shape[1], self.config)
             if attention_mask.dim() == 4:
                 return attention_mask
         return create_causal_mask(
@@ -238,24 +244,42 @@ class BaichuanModel(BaichuanPreTrainedModel):
         )
 
 
-def _explicit_mask(attention_mask: Tensor, num_rows: int) -> Tensor:
-    """A boolean (B, 1, T, S) mask where the caller's mask says more than padding; else that mask, (B, S).
+def _explicit_mask(attention_mask: Tensor, num_rows: int, config: BaichuanConfig) -> Tensor:
+    """A boolean (B, 1, T, S) mask where the caller's mask says more than which keys to hide; else that mask, (B, S).
 
-    Segment ids are only looked for in whole inputs (S = T): they mark packed training rows, which have no cache.
+    Segment ids are looked for in whole inputs (S = T) only: they mark packed training rows, which have no cache.
     """
     if attention_mask.dim() == 4:
         is_boolean = attention_mask.dtype == torch.bool
         return attention_mask if is_boolean else attention_mask > torch.finfo(attention_mask.dtype).min / 2
     if attention_mask.dim() == 3:
         return attention_mask.bool()[:, None]
-    if attention_mask.dtype == torch.bool or torch.compiler.is_compiling() or attention_mask.shape[1] != num_rows:
+    if attention_mask.dtype == torch.bool or attention_mask.shape[1] != num_rows:
         return attention_mask
-    if not bool((attention_mask > 1).any()):
-        return attention_mask
+    if not torch.compiler.is_compiling():  # a compiled graph cannot look at values, and treats every id as a segment
+        if not bool((attention_mask > 1).any()):
+            return attention_mask
+        if config._attn_implementation not in ("eager", "sdpa"):
+            raise ValueError(
+                "segment ids in attention_mask need attn_implementation eager or sdpa, got "
+                f"{config._attn_implementation!r}"
+            )
     same = attention_mask[:, :, None] == attention_mask[:, None, :]  # (B, T, T)
     is_text = attention_mask[:, None, :] > 0
     here = torch.eye(num_rows, dtype=torch.bool, device=attention_mask.device)  # padding rows see themselves: no NaN
     return ((same & is_text).tril() | here)[:, None]
+
+
+def _padding_rows(attention_mask: Tensor | None, num_rows: int, config: BaichuanConfig) -> Tensor | None:
+    """Which rows of a whole 13B training input are padding, (B, T) boolean; None where it makes no difference.
+
+    The released 13B code lets such rows attend uniformly to all places, later ones included. Nothing but the max-z
+    loss ever looks at them, and it looks at all places (reference: §5).
+    """
+    matters = config.position_embedding == "alibi" and config.z_loss_weight
+    if not matters or attention_mask is None or attention_mask.dim() != 2 or attention_mask.shape[1] != num_rows:
+        return None
+    return attention_mask == 0
 
 
 class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
@@ -324,7 +348,7 @@ class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
                 num_items_in_batch=num_items_in_batch,
             )
         result = CausalLMOutputWithPast(
-            loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions
+            loss, logits, getattr(outputs, CACHE_KEYWORD), outputs.hidden_states, outputs.attentions
         )
         wants_tuple = not (self.config.return_dict if return_dict is None else return_dict)
         return result.to_tuple() if wants_tuple else result
