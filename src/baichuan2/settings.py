@@ -113,9 +113,6 @@ class ChatSettings:
 
     system: str | None = setting(None, "system text that stands before the conversation", metavar="TEXT")
     stream: bool = setting(True, "show the reply while it is being written")
-    language: Literal["auto", "zh", "en"] = setting(
-        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
-    )
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -129,6 +126,9 @@ class RunSettings:
         None, "answer this text once and exit; - takes all of standard input", short="-p", metavar="TEXT"
     )
     show_speed: bool = setting(False, "report tokens per second on standard error after each reply")
+    language: Literal["auto", "zh", "en"] = setting(
+        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ class FakeUsage:
     completion_tokens: int = 20
     seconds_prefill: float = 0.5
     seconds_decode: float = 2.0
+    dropped_messages: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class FakeSession:
             if isinstance(entry, BaseException):
                 raise entry
             reason = "length" if text == "long" else "stop"
-            yield FakeChunk(str(entry), reason, FakeUsage())
+            yield FakeChunk(str(entry), reason, FakeUsage(dropped_messages=max(0, 2 * len(self.sent) - 4)))
         finally:
             self.events.append(f"closed {text}")
 

@@ -143,3 +143,9 @@ def test_a_reply_cut_by_its_length_says_so_in_a_terminal_only(monkeypatch, capsy
 def test_json_in_a_terminal_has_no_label(capsys):
     hold(FakeSession(), FakeTerminal(["x"]), is_json=True)
     assert capsys.readouterr().out.startswith('{"reply": "echo:x"')
+
+
+def test_messages_that_no_longer_fit_are_told_when_their_number_grows(capsys):
+    hold(FakeSession(), FakeTerminal(["1", "2", "3", "clear", "4"]))
+    told = [line for line in capsys.readouterr().err.splitlines() if "oldest" in line]
+    assert told == [ENGLISH.dropped.format(count=2), ENGLISH.dropped.format(count=4)]

@@ -30,6 +30,7 @@ class Conversation:
         self.reader = reader
         self.printer = printer
         self.words = words
+        self.num_dropped = 0
 
     def run(self) -> None:
         """Answers messages until exit or the end of the input.
@@ -51,7 +52,7 @@ class Conversation:
         try:
             if self.reader.is_terminal and not self.printer.is_json:
                 print(self.words.model_label, end="", flush=True)
-            finish_reason = self.printer.print_reply(self.session.send(message))
+            last = self.printer.print_reply(self.session.send(message))
         except KeyboardInterrupt:
             if not self.reader.is_terminal:
                 raise
@@ -61,11 +62,22 @@ class Conversation:
                 raise
             notice(f"error: {one_line(str(error))}")  # the conversation so far is worth more than one message
         else:
-            if finish_reason == "length" and self.reader.is_terminal:
-                notice(self.words.length_limit)
+            if last is not None:
+                self._explain(last)
+
+    def _explain(self, last: "ReplyChunk") -> None:
+        """Says what the reader of a terminal can't see: why the reply stops short, what the model no longer knows."""
+        if not self.reader.is_terminal:
+            return
+        if last.finish_reason == "length":
+            notice(self.words.length_limit)
+        if last.usage is not None and last.usage.dropped_messages > self.num_dropped:
+            self.num_dropped = last.usage.dropped_messages
+            notice(self.words.dropped.format(count=self.num_dropped))
 
     def _clear(self) -> None:
         self.session.clear()
+        self.num_dropped = 0
         self.reader.clear_screen()
         notice(self.words.cleared)
 

@@ -75,29 +75,31 @@ class ReplyPrinter:
         self.is_json = is_json
         self.speed_format = speed_format
 
-    def print_reply(self, chunks: "Iterator[ReplyChunk]") -> str | None:
-        """Prints one reply to its end; its finish reason, None when it said none.
+    def print_reply(self, chunks: "Iterator[ReplyChunk]") -> "ReplyChunk | None":
+        """Prints one reply to its end; its last chunk, which holds finish reason and usage.
 
         Raises:
             KeyboardInterrupt: the user stopped it; what was said so far stands printed and its line is ended.
         """
-        text, finish_reason, usage = "", None, None
+        text = ""
+        chunk: ReplyChunk | None = None
+        is_interrupted = False
         try:
             for chunk in chunks:
                 if self.is_live and not self.is_json:
                     sys.stdout.write(printable(chunk.text))
                     sys.stdout.flush()
                 text += chunk.text
-                finish_reason, usage = chunk.finish_reason, chunk.usage
         except KeyboardInterrupt:
-            finish_reason = "cancelled"
+            is_interrupted = True
             raise
         finally:
             if isinstance(chunks, Generator):
                 chunks.close()  # whoever writes hears now, not at some garbage collection, that nobody reads
+            finish_reason = "cancelled" if is_interrupted else None if chunk is None else chunk.finish_reason
             if text or finish_reason is not None:  # a reply that failed before its first word leaves no trace
-                self._end(text, finish_reason, usage)
-        return finish_reason
+                self._end(text, finish_reason, None if chunk is None else chunk.usage)
+        return chunk
 
     def _end(self, text: str, finish_reason: str | None, usage: "Usage | None") -> None:
         if self.is_json:
@@ -107,7 +109,9 @@ class ReplyPrinter:
             sys.stdout.write("\n" if self.is_live else printable(text) + "\n")
             sys.stdout.flush()
         if self.speed_format is not None and usage is not None:
-            speed = usage.completion_tokens / usage.seconds_decode if usage.seconds_decode > 0 else 0.0
+            # the first token comes out of the prefill; a reply of one token has no decoding speed
+            num_decoded = usage.completion_tokens - 1
+            speed = num_decoded / usage.seconds_decode if usage.seconds_decode > 0 else 0.0
             notice(
                 self.speed_format.format(
                     tokens=usage.completion_tokens,

@@ -27,6 +27,7 @@ class Words:
     interrupted: str
     leave_hint: str
     length_limit: str
+    dropped: str
     speed: str
     editor_missing: str
     editor_failed: str
@@ -58,6 +59,7 @@ CHINESE = Words(
     interrupted="[已停止，已生成的部分保留]",
     leave_hint="输入 exit 或按 Ctrl-D 退出。",
     length_limit="[达到长度上限而停止；可用 --max-new-tokens 调整]",
+    dropped="[对话超出模型的上下文长度：最早的 {count} 条消息不再参与；输入 clear 可重新开始]",
     speed="[{tokens} 个 token，{speed:.1f} token/秒；提示 {prompt_tokens} 个 token，用时 {prefill:.2f} 秒]",
     editor_missing="找不到编辑器 {editor}；可设置环境变量 EDITOR。",
     editor_failed="编辑器 {editor} 以错误码 {code} 退出，内容未发送。",
@@ -89,6 +91,7 @@ ENGLISH = Words(
     interrupted="[stopped; what was said stays in the conversation]",
     leave_hint="Type exit or press Ctrl-D to leave.",
     length_limit="[stopped at the length limit; --max-new-tokens changes it]",
+    dropped="[the model no longer sees the oldest {count} messages: its context is full; clear starts anew]",
     speed="[{tokens} tokens, {speed:.1f} tokens/s; prompt of {prompt_tokens} tokens in {prefill:.2f} s]",
     editor_missing="there is no editor {editor}; the environment variable EDITOR names one",
     editor_failed="the editor {editor} ended with code {code}; nothing was sent",

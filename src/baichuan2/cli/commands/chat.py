@@ -20,7 +20,7 @@ def run(
 ) -> int:
     """Loads the model and holds the dialogue, or answers the one prompt; the exit code."""
     accept_any_text()
-    words = words_for(chat.language)
+    words = words_for(once.language)
     message = read_prompt(once.prompt)  # before the minutes of loading, so that a mistake costs none
     session = _open_session(load_with_notice(load, words), chat.system, sampling)
     speed_format = words.speed if once.show_speed else None

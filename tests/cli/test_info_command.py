@@ -1,0 +1,50 @@
+import json
+import platform
+import subprocess
+import sys
+
+import baichuan2
+from baichuan2.cli.commands import info
+from baichuan2.cli.main import main
+from baichuan2.settings import OutputSettings
+
+
+def test_report_has_versions_devices_extras_and_embedded_models(capsys):
+    assert main(["info", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == {"versions", "extras", "devices", "embedded_models"}
+    assert report["versions"]["baichuan2"] == baichuan2.__version__
+    assert report["versions"]["python"] == platform.python_version()
+    assert report["versions"]["torch"].startswith("2.")
+    assert "cores" in report["devices"]["cpu"]
+
+
+def test_report_for_people(capsys, monkeypatch):
+    monkeypatch.setattr(info, "installed_version", lambda name: None if name == "bitsandbytes" else "1.2.3")
+    assert info.run(OutputSettings()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  torch: 1.2.3" in lines
+    assert "    bitsandbytes: not installed" in lines
+
+
+def test_a_broken_torch_is_reported(tmp_path):
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.99: cannot open\\nshared object file')")
+    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom baichuan2.cli.main import main\n"
+    script += "sys.exit(main(['info', '--json']))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    assert report["devices"]["torch"] == "broken: OSError: libcudart.so.99: cannot open shared object file"
+
+
+def test_embedded_models_are_the_folders_with_a_config(tmp_path):
+    (tmp_path / "chat").mkdir()
+    (tmp_path / "chat" / "config.json").write_text("{}")
+    (tmp_path / "chat" / "model.safetensors").write_bytes(b"0" * 1_999_998)
+    (tmp_path / "notes").mkdir()
+    assert info.embedded_models(tmp_path) == {"demo-chat": f"{tmp_path / 'chat'} (2.0 MB)"}
+    assert info.embedded_models(tmp_path / "absent") == {}
+
+
+def test_no_embedded_models_is_said():
+    assert info.describe({"embedded_models": {}}) == ["embedded_models:", "  none"]

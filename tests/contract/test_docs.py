@@ -1,0 +1,61 @@
+"""Generated pages are fresh, and the README twins tell the same story."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from baichuan2.cli.flags import flags_of
+from baichuan2.cli.main import COMMANDS, importlib
+
+ROOT = Path(__file__).parents[2]
+READMES = [ROOT / "README.md", ROOT / "README_zh.md"]
+
+
+def test_generated_pages_are_fresh():
+    command = [sys.executable, "scripts/update_docs.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_flags_page_has_every_flag_of_every_command():
+    page = (ROOT / "docs" / "flags.md").read_text(encoding="utf-8")
+    for name, command in COMMANDS.items():
+        assert f"`baichuan2 {name}`" in page
+        for settings_class in importlib.import_module(command.module).SETTINGS:
+            assert all(f"`{flag.spelling}`" in page and flag.help in page for flag in flags_of(settings_class))
+
+
+def blocks(path: Path) -> list[str]:
+    """The fenced blocks of a page, comments and their language left out."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [re.sub(r"\s*#.*", "", block) for block in fenced]
+
+
+def test_readmes_are_twins():
+    english, chinese = (path.read_text(encoding="utf-8") for path in READMES)
+    assert blocks(READMES[0]) == blocks(READMES[1])
+    for count in (r"^## ", r"^### ", r"^\|", r"^- "):
+        assert len(re.findall(count, english, re.MULTILINE)) == len(re.findall(count, chinese, re.MULTILINE)), count
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)
+def test_readme_commands_and_flags_exist(path):
+    text = path.read_text(encoding="utf-8")
+    for name, arguments in re.findall(r"baichuan2 (chat|generate|info|\w+)((?: +--?[\w-]+)*)", " ".join(blocks(path))):
+        assert name in COMMANDS, name
+        known = {"--help"}
+        for settings_class in importlib.import_module(COMMANDS[name].module).SETTINGS:
+            known |= {flag.spelling for flag in flags_of(settings_class)}
+        assert set(arguments.split()) <= known
+    targets = set(re.findall(r"make (\w+)", text))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert all(f"\n{target}:" in makefile for target in targets), targets
+
+
+@pytest.mark.parametrize("path", [*READMES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"], ids=lambda path: path.name)
+def test_links_to_files_lead_somewhere(path):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
