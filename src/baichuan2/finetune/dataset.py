@@ -1,0 +1,115 @@
+"""Conversation files to training examples, with the labels of the official fine-tuning script."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from baichuan2.chat.template import ChatTokenizer
+from baichuan2.errors import DataError
+from baichuan2.model.special_tokens import ASSISTANT_TOKEN_ID, EOS_TOKEN_ID, PAD_TOKEN_ID, USER_TOKEN_ID
+
+__all__ = ["IGNORED_LABEL", "Conversation", "Example", "Turn", "encode_conversation", "read_conversations"]
+
+IGNORED_LABEL: Final = -100  # the loss skips positions with this label
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a training conversation."""
+
+    speaker: str
+    """The file's `from`: `human` is the user, anything else counts as the assistant (official rule)."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One item of a training file."""
+
+    id: str
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One padded training example; the three lists have `model_max_length` entries."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """Not shifted; IGNORED_LABEL where nothing is learnt."""
+    attention_mask: list[bool]
+    """True where input_ids is not the padding id."""
+
+
+def encode_conversation(
+    tokenizer: ChatTokenizer, conversation: Conversation, *, model_max_length: int, protect: bool = True
+) -> Example:
+    """The conversation as ids and labels, cut on the right and padded on the right to `model_max_length`.
+
+    Labels are the assistant's texts, an end token at the place of every user token, and one at the very end. After the
+    shift inside the loss this teaches the model to end its turn, although the next input there is the user token. A cut
+    that removes every label gives an example without any; its loss is not a number, so leave such examples out.
+
+    `protect=False` lets texts spell control tokens, as the official script does, and gives exactly its result.
+    """
+    input_ids: list[int] = []
+    labels: list[int] = []
+    for turn in conversation.turns:
+        ids = tokenizer.encode_text(turn.text) if protect else tokenizer.encode(turn.text, add_special_tokens=False)
+        if turn.speaker == "human":
+            input_ids += [USER_TOKEN_ID, *ids]
+            labels += [EOS_TOKEN_ID] + [IGNORED_LABEL] * len(ids)
+        else:
+            input_ids += [ASSISTANT_TOKEN_ID, *ids]
+            labels += [IGNORED_LABEL, *ids]
+    input_ids = [*input_ids, EOS_TOKEN_ID][:model_max_length]
+    labels = [*labels, EOS_TOKEN_ID][:model_max_length]
+    num_padding = model_max_length - len(input_ids)
+    input_ids += [PAD_TOKEN_ID] * num_padding
+    labels += [IGNORED_LABEL] * num_padding
+    return Example(input_ids, labels, attention_mask=[token_id != PAD_TOKEN_ID for token_id in input_ids])
+
+
+def read_conversations(path: str | Path) -> list[Conversation]:
+    """The conversations of a JSON file: a list of {"id", "conversations": [{"from", "value"}, ...]}.
+
+    `id` may be missing (the item's number is taken). Raises DataError naming file, item (counted from 0) and field.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: byte {error.start} is wrong") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
+    if not isinstance(content, list) or not content:
+        raise DataError(f"{path} must hold a list of conversations that is not empty")
+    return [_read_conversation(item, index, f"{path}, item {index}") for index, item in enumerate(content)]
+
+
+def _read_conversation(item: Any, index: int, place: str) -> Conversation:
+    if not isinstance(item, Mapping):
+        raise DataError(f"{place}: must be an object, got {type(item).__name__}")
+    turns = item.get("conversations")
+    if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
+        raise DataError(f"{place}: conversations must be a list of turns that is not empty")
+    return Conversation(
+        id=str(item.get("id", index)),
+        turns=tuple(_read_turn(turn, f"{place}, conversations[{number}]") for number, turn in enumerate(turns)),
+    )
+
+
+def _read_turn(turn: Any, place: str) -> Turn:
+    if not isinstance(turn, Mapping):
+        raise DataError(f"{place}: must be an object with from and value, got {type(turn).__name__}")
+    for name in ("from", "value"):
+        if not isinstance(turn.get(name), str):
+            raise DataError(f"{place}: {name} must be a string, got {turn.get(name)!r}")
+    try:
+        turn["value"].encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{place}: value holds half a character at index {error.start}") from error
+    return Turn(speaker=turn["from"], text=turn["value"])

@@ -1,0 +1,173 @@
+"""`tokenizer.model` as Python lists: a reader for the few protobuf fields of a SentencePiece file that matter here.
+
+Needs neither the sentencepiece nor the protobuf package. The tokenizer is built from what this module returns; it knows
+nothing about Baichuan.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from baichuan2.errors import TokenizerError
+from baichuan2.model.special_tokens import PieceKind
+
+__all__ = ["SentencePieceFile", "read_sentencepiece_file"]
+
+_BYTE_PAIR_ENCODING = 2  # TrainerSpec.ModelType; 1 is unigram
+
+# Field numbers of sentencepiece_model.proto (github.com/google/sentencepiece)
+_MODEL_PIECES, _MODEL_TRAINER, _MODEL_NORMALIZER = 1, 2, 3
+_PIECE_TEXT, _PIECE_SCORE, _PIECE_KIND = 1, 2, 3
+_TRAINER_MODEL_TYPE, _TRAINER_SPACE_AS_SUFFIX, _TRAINER_BYTE_FALLBACK = 3, 24, 35
+_NORMALIZER_CHARACTER_MAP, _NORMALIZER_DUMMY_PREFIX, _NORMALIZER_TRIM, _NORMALIZER_ESCAPE = 2, 3, 4, 5
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
+
+
+@dataclass(frozen=True)
+class SentencePieceFile:
+    """A byte-pair SentencePiece model: index = token id in the three lists."""
+
+    pieces: list[str]
+    scores: list[float]
+    kinds: list[int]
+    has_byte_fallback: bool
+    add_dummy_prefix: bool
+    """A space is put before the text (Baichuan 1)."""
+    trim_spaces: bool
+    """Spaces at both ends are dropped and runs of spaces become one."""
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+
+def read_sentencepiece_file(path: str | Path) -> SentencePieceFile:
+    """The model in the file at `path`.
+
+    Raises TokenizerError if there is no such file, if it is damaged, or if it is a kind of SentencePiece model that
+    this package does not implement (other algorithms than byte pairs, normalisers other than the identity).
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise TokenizerError(f"cannot read the tokenizer file {path}: {error.strerror or error}") from error
+    return parse_sentencepiece_model(data, name=str(path))
+
+
+def parse_sentencepiece_model(data: bytes, *, name: str) -> SentencePieceFile:
+    """The model in `data`; `name` stands in error messages. Raises TokenizerError like read_sentencepiece_file."""
+    if data.startswith(b"version https://git-lfs"):
+        raise TokenizerError(f"{name} is a large-file pointer, not the tokenizer itself: download it with git lfs pull")
+    pieces: list[str] = []
+    scores: list[float] = []
+    kinds: list[int] = []
+    trainer = normalizer = b""
+    try:
+        for number, value in _iter_fields(data):
+            if number == _MODEL_PIECES:
+                text, score, kind = _read_piece(_expect_bytes(value))
+                pieces.append(text)
+                scores.append(score)
+                kinds.append(kind)
+            elif number == _MODEL_TRAINER:
+                trainer += _expect_bytes(value)
+            elif number == _MODEL_NORMALIZER:
+                normalizer += _expect_bytes(value)
+        trainer_fields = dict(_iter_fields(trainer))
+        normalizer_fields = dict(_iter_fields(normalizer))
+    except (IndexError, ValueError, struct.error) as error:
+        raise TokenizerError(f"{name} is not a SentencePiece model, or is damaged: {error}") from error
+    if not pieces:
+        raise TokenizerError(f"{name} is not a SentencePiece model: it holds no pieces")
+    _check_supported(name, kinds, trainer_fields, normalizer_fields)
+    return SentencePieceFile(
+        pieces=pieces,
+        scores=scores,
+        kinds=kinds,
+        has_byte_fallback=bool(trainer_fields.get(_TRAINER_BYTE_FALLBACK, False)),
+        add_dummy_prefix=bool(normalizer_fields.get(_NORMALIZER_DUMMY_PREFIX, True)),
+        trim_spaces=bool(normalizer_fields.get(_NORMALIZER_TRIM, True)),
+    )
+
+
+def _check_supported(
+    name: str, kinds: list[int], trainer: dict[int, int | bytes], normalizer: dict[int, int | bytes]
+) -> None:
+    problem = None
+    if trainer.get(_TRAINER_MODEL_TYPE, 1) != _BYTE_PAIR_ENCODING:
+        problem = "its algorithm is not byte-pair encoding"
+    elif normalizer.get(_NORMALIZER_CHARACTER_MAP):
+        problem = "it normalises characters (only normalization_rule_name=identity is supported)"
+    elif not normalizer.get(_NORMALIZER_ESCAPE, True):
+        problem = "it does not escape spaces"
+    elif trainer.get(_TRAINER_SPACE_AS_SUFFIX, False):
+        problem = "it treats spaces as suffixes"
+    elif PieceKind.UNUSED in kinds:
+        problem = "it has unused pieces"
+    if problem:
+        raise TokenizerError(f"{name} is a SentencePiece model of another kind than Baichuan's: {problem}")
+
+
+def _expect_bytes(value: int | bytes) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError("a message field holds a number")
+    return value
+
+
+def _read_piece(data: bytes) -> tuple[str, float, int]:
+    text, score, kind = "", 0.0, int(PieceKind.NORMAL)
+    for number, value in _iter_fields(data):
+        if number == _PIECE_TEXT:
+            text = _expect_bytes(value).decode("utf-8")
+        elif number == _PIECE_SCORE:
+            score = struct.unpack("<f", _expect_bytes(value))[0]
+        elif number == _PIECE_KIND:
+            kind = int(value)
+    if not text:
+        raise ValueError("a piece has no text")
+    return text, score, kind
+
+
+def _iter_fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """(field number, value) in file order; numbers as int, everything else as its raw bytes."""
+    position, end = 0, len(data)
+    while position < end:
+        key = data[position]
+        position += 1
+        if key >= 0x80:
+            key, position = _read_varint(data, position - 1)
+        wire_type = key & 7
+        if wire_type == _VARINT:
+            value, position = _read_varint(data, position)
+            yield key >> 3, value
+            continue
+        if wire_type == _BYTES:
+            size, position = _read_varint(data, position)
+        elif wire_type == _FIXED32:
+            size = 4
+        elif wire_type == _FIXED64:
+            size = 8
+        else:
+            raise ValueError(f"unknown wire type {wire_type}")
+        if position + size > end:
+            raise ValueError("it ends too early")
+        yield key >> 3, data[position : position + size]
+        position += size
+
+
+def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """(number, position behind it) of the variable-length number at `position`."""
+    byte = data[position]
+    if byte < 0x80:
+        return byte, position + 1
+    number = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, position
+        shift += 7
+        if shift > 63:
+            raise ValueError("a number is too long")

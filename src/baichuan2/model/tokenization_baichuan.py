@@ -1,0 +1,348 @@
+"""The Baichuan tokenizer: official behaviour, built from `tokenizer.model` alone.
+
+One class serves `use_fast=True` and `use_fast=False`. Its ids equal those of the official slow tokenizer. On top of
+that `encode_text` guarantees that text stays text, and `apply_chat_template` builds its ids with that guarantee.
+"""
+
+import codecs
+import copy
+import inspect
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, normalizers
+from transformers import BatchEncoding, TokenizersBackend
+
+from baichuan2.errors import TokenizerError
+from baichuan2.model.byte_pair_backend import SPACE_SYMBOL, build_backend
+from baichuan2.model.prompt_format import chat_ids, chat_template
+from baichuan2.model.sentencepiece_file import SentencePieceFile, parse_sentencepiece_model
+from baichuan2.model.special_tokens import (
+    ASSISTANT_TOKEN_ID,
+    BOS_TOKEN_ID,
+    EOS_TOKEN_ID,
+    PAD_TOKEN_ID,
+    UNKNOWN_TOKEN_ID,
+    USER_TOKEN_ID,
+    PieceKind,
+    is_guarded,
+)
+
+__all__ = ["BaichuanTokenizer"]
+
+_REPLACE_EACH_BYTE = "baichuan2.replace_each_byte"
+
+# Arguments of the official class or of loading that must neither change the result nor be written by save_pretrained:
+# there is one implementation for fast and slow, and the code in a model folder is never run.
+_IGNORED_ARGUMENTS = ("auto_map", "is_local", "local_files_only", "sp_model_kwargs", "tokenizer_file", "use_fast")
+
+
+def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
+    """Decoding handler: one U+FFFD per wrong byte, as SentencePiece writes them (Python joins some into one)."""
+    assert isinstance(error, UnicodeDecodeError)
+    return "�", error.start + 1
+
+
+codecs.register_error(_REPLACE_EACH_BYTE, _replace_each_byte)
+
+
+class BaichuanTokenizer(TokenizersBackend):
+    """Text to token ids and back, for Baichuan 2 and Baichuan 1 files.
+
+    `BaichuanTokenizer.from_pretrained(folder)` or `BaichuanTokenizer(vocab_file="tokenizer.model")`. Raises
+    TokenizerError when there is no `tokenizer.model` or when it is damaged.
+
+    `encode` behaves like the official tokenizer: a text that spells `</s>` or `<reserved_106>` yields that token. Use
+    `encode_text` for text that somebody else wrote.
+    """
+
+    vocab_files_names = {"vocab_file": "tokenizer.model", "tokenizer_file": "tokenizer.json"}  # noqa: RUF012
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
+    user_token_id: int = USER_TOKEN_ID
+    assistant_token_id: int = ASSISTANT_TOKEN_ID
+
+    def __init__(self, vocab_file: str | None = None, **kwargs: Any) -> None:
+        if vocab_file is None:
+            folder = kwargs.get("name_or_path")
+            raise TokenizerError(f"there is no tokenizer.model in {folder}" if folder else "vocab_file is missing")
+        if kwargs.pop("tokenizer_object", None) is not None:
+            raise TokenizerError("a BaichuanTokenizer is made from a tokenizer.model file only; train that instead")
+        for name in _IGNORED_ARGUMENTS:
+            kwargs.pop(name, None)
+        self._model_bytes = _read(vocab_file)
+        file = parse_sentencepiece_model(self._model_bytes, name=str(vocab_file))
+        _check_control_pieces(file, str(vocab_file))
+        self._tokenizer = build_backend(file)
+        self._piece_bytes = [_text_bytes(piece, kind) for piece, kind in zip(file.pieces, file.kinds, strict=True)]
+        self._guarded_ids = {
+            token_id
+            for token_id, (piece, kind) in enumerate(zip(file.pieces, file.kinds, strict=True))
+            if is_guarded(piece, kind)
+        }
+        self._add_dummy_prefix = file.add_dummy_prefix
+        self._trim_spaces = file.trim_spaces
+        self._own_chat_template = (
+            chat_template(file.pieces[USER_TOKEN_ID], file.pieces[ASSISTANT_TOKEN_ID])
+            if len(file) > max(USER_TOKEN_ID, ASSISTANT_TOKEN_ID)
+            else None
+        )
+        if kwargs.get("chat_template") is None:
+            kwargs["chat_template"] = self._own_chat_template
+        super().__init__(vocab_file=str(vocab_file), **_with_special_tokens(kwargs, file))
+
+    @classmethod
+    def convert_to_native_format(cls, **kwargs: Any) -> dict[str, Any]:
+        """`kwargs` as they are: `__init__` reads tokenizer.model itself, so nothing has to be extracted before."""
+        kwargs.pop("trust_remote_code", None)
+        return kwargs
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name_or_path={self.name_or_path!r}, vocab_size={self.vocab_size})"
+
+    # Text to ids
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of `text` taken as text: never a control, role or reserved token, whatever the text spells.
+
+        Equal to `encode(text, add_special_tokens=False)` for text that spells none of them, and decodes back to `text`
+        (except that U+2581 comes back as a space, as always with SentencePiece). Raises TokenizerError for half a
+        character (a lone surrogate).
+        """
+        self._tokenizer.no_truncation()  # an earlier call of the tokenizer may have left its limits behind
+        self._tokenizer.no_padding()
+        try:
+            return self._unguarded_ids(self._prepare(text))
+        except TypeError as error:
+            raise TokenizerError(f"text must be a string of whole characters, got {text[:40]!r}") from error
+
+    def _unguarded_ids(self, text: str) -> list[int]:
+        """Ids of prepared text, cutting every guarded token behind its first character until none is left."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        if self._guarded_ids.isdisjoint(ids):
+            return ids
+        cuts = [0]
+        for token_id, (start, end) in zip(ids, encoding.offsets, strict=True):
+            if token_id in self._guarded_ids:
+                if end - start < 2:  # cannot be cut: spell it in bytes
+                    return self._spell(text, start, end)
+                cuts.append(start + 1)
+        cuts.append(len(text))
+        return [
+            token_id for start, end in itertools.pairwise(cuts) for token_id in self._unguarded_ids(text[start:end])
+        ]
+
+    def _spell(self, text: str, start: int, end: int) -> list[int]:
+        byte_ids = [self._tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in text[start:end].encode()]
+        if None in byte_ids:
+            raise TokenizerError(f"this tokenizer cannot write {text[start:end]!r} as text")
+        return self._unguarded_ids(text[:start]) + byte_ids + self._unguarded_ids(text[end:])
+
+    def _prepare(self, text: str) -> str:
+        """Text as SentencePiece sees it: the dummy prefix and the trimming of spaces that some files ask for."""
+        if self._trim_spaces:
+            text = re.sub(" {2,}", " ", text).lstrip(" ").rstrip(" " + SPACE_SYMBOL)
+        return " " + text if self._add_dummy_prefix and text else text
+
+    def _prepare_input(self, text: Any) -> Any:
+        """`_prepare` for a string or nested lists of strings; like the official class, between special tokens anew."""
+        if isinstance(text, str):
+            special = "|".join(re.escape(token) for token in self.all_special_tokens)
+            parts = re.split(f"({special})", text)
+            return "".join(part if index % 2 else self._prepare(part) for index, part in enumerate(parts))
+        if isinstance(text, list | tuple):
+            return type(text)(self._prepare_input(part) for part in text)
+        return text
+
+    def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> BatchEncoding:
+        if self._add_dummy_prefix or self._trim_spaces:
+            text, text_pair = self._prepare_input(text), self._prepare_input(text_pair)
+        return super()._encode_plus(text=text, text_pair=text_pair, **kwargs)
+
+    def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
+        count: int = super()._add_tokens(new_tokens, special_tokens=special_tokens)
+        for token in new_tokens:
+            if special_tokens or getattr(token, "special", False):
+                self._guarded_ids.add(self._tokenizer.token_to_id(str(token)))
+        return count
+
+    # Ids to text
+
+    def piece_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes that a token adds to a text; b"" for control tokens; maybe only a part of a character.
+
+        Raises TokenizerError for an id outside the vocabulary.
+        """
+        if 0 <= token_id < len(self._piece_bytes):
+            return self._piece_bytes[token_id]
+        return b"" if token_id in self._guarded_ids else self._spelling(token_id).encode()
+
+    def _spelling(self, token_id: int) -> str:
+        piece: str | None = self._tokenizer.id_to_token(token_id) if token_id >= 0 else None
+        if piece is None:
+            raise TokenizerError(f"token id {token_id} is outside the vocabulary of {len(self)} tokens")
+        return piece
+
+    def _decode(self, token_ids: int | Sequence[int], skip_special_tokens: bool = False, **_ignored: Any) -> str:
+        """Official decoding, with its habit of writing a space (before everything) ahead of a special token."""
+        special_ids = set(self.all_special_ids)
+        text, pending, previous_is_special = "", bytearray(), False
+        for index, token_id in enumerate([token_ids] if isinstance(token_ids, int) else token_ids):
+            if token_id not in special_ids:
+                pending += self._visible_bytes(int(token_id), skip_special_tokens)
+                previous_is_special = False
+            elif not skip_special_tokens:
+                if index > 0 and not previous_is_special:
+                    text += " "
+                text += self._decode_bytes(pending) + self._spelling(token_id)
+                pending, previous_is_special = bytearray(), True
+        return text + self._decode_bytes(pending)
+
+    def _visible_bytes(self, token_id: int, skip_special_tokens: bool) -> bytes:
+        """`piece_bytes`, but control pieces of a file whose roles are control pieces are spelled unless skipped."""
+        contribution = self.piece_bytes(token_id)
+        return contribution if contribution or skip_special_tokens else self._spelling(token_id).encode()
+
+    def _decode_bytes(self, data: bytearray) -> str:
+        text = data.decode("utf-8", errors=_REPLACE_EACH_BYTE)
+        return text.removeprefix(" ") if self._add_dummy_prefix or self._trim_spaces else text
+
+    def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
+        """The text that the pieces give when decoded."""
+        return self._decode([self._convert_token_to_id_with_added_voc(token) for token in tokens])
+
+    # Chat
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """transformers' method of that name, with the class's own template safe against forged roles.
+
+        With the class's own template and `tokenize=True` (the default) ids are not made from the rendered text but
+        message by message with `encode_text`, so a message can hold `<reserved_106>` or `</s>` and stay a message; the
+        assistant mask marks the contents of assistant messages. These are the ids of `baichuan2.chat.template.render`
+        (which also fits them into the context). `tokenize=False` returns plain Jinja text: it cannot carry the
+        distinction, so tokenising it again is *not* protected. The same holds for a template of the caller's own.
+
+        In training, `finetune/dataset.py` has the labels of the official script: this mask's positions, and in
+        addition an end token as the label at every user token and at the very end (official habit: what the model
+        learns to say after its turn is `</s>`, although the next input is the user token).
+        """
+        bound = inspect.signature(TokenizersBackend.apply_chat_template).bind(self, conversation, *args, **kwargs)
+        options = {**bound.arguments.pop("kwargs", {}), **bound.arguments}
+        template = options.get("chat_template") or self.chat_template
+        if not options.get("tokenize", True) or self._own_chat_template is None or template != self._own_chat_template:
+            return super().apply_chat_template(conversation, *args, **kwargs)
+        return self._protected_chat(conversation, options)
+
+    def _protected_chat(self, conversation: Any, options: Mapping[str, Any]) -> Any:
+        if options.get("continue_final_message") and options.get("add_generation_prompt"):
+            raise TokenizerError("continue_final_message and add_generation_prompt exclude each other")
+        if options.get("return_assistant_tokens_mask") and not options.get("return_dict", True):
+            raise TokenizerError("return_assistant_tokens_mask=True needs return_dict=True")
+        conversation = getattr(conversation, "messages", conversation)
+        is_batch = len(conversation) > 0 and not isinstance(conversation[0], Mapping)
+        rows = [
+            chat_ids(
+                self,
+                getattr(messages, "messages", messages),
+                add_generation_prompt=bool(options.get("add_generation_prompt")),
+            )
+            for messages in (conversation if is_batch else [conversation])
+        ]
+        batch = self._pad_chat(rows, options, is_batch=is_batch)
+        return batch if options.get("return_dict", True) else batch["input_ids"]
+
+    def _pad_chat(
+        self, rows: Sequence[tuple[list[int], list[int]]], options: Mapping[str, Any], *, is_batch: bool
+    ) -> BatchEncoding:
+        """Ids (and masks) cut, padded and turned into tensors as the options of apply_chat_template ask."""
+        details = dict(options.get("tokenizer_kwargs") or {})
+        details.pop("add_special_tokens", None)  # the template writes them
+        max_length = options.get("max_length")
+        if options.get("truncation"):
+            limit = self.model_max_length if max_length is None else max_length
+            keep = slice(limit) if self.truncation_side == "right" else slice(-limit, None)
+            rows = [(ids[keep], mask[keep]) for ids, mask in rows]
+        batch = self.pad(
+            {"input_ids": [ids for ids, _ in rows]},
+            padding=options.get("padding", False),
+            max_length=max_length,
+            **details,
+        )
+        if options.get("return_assistant_tokens_mask"):
+            is_left = details.get("padding_side", self.padding_side) == "left"
+            masks = []
+            for (_, mask), ids in zip(rows, batch["input_ids"], strict=True):
+                filler = [0] * (len(ids) - len(mask))
+                masks.append(filler + mask if is_left else mask + filler)
+            batch["assistant_masks"] = masks
+        return_tensors = options.get("return_tensors")
+        if return_tensors is None and not is_batch:
+            batch = BatchEncoding({name: values[0] for name, values in batch.items()})
+        return batch.convert_to_tensors(return_tensors)
+
+    # Files
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Writes tokenizer.model, byte for byte the file that was loaded; returns its path."""
+        target = Path(save_directory) / ((f"{filename_prefix}-" if filename_prefix else "") + "tokenizer.model")
+        target.write_bytes(self._model_bytes)
+        return (str(target),)
+
+    def _save_pretrained(
+        self, save_directory: str, file_names: tuple[str, ...], filename_prefix: str | None = None, **kwargs: Any
+    ) -> tuple[str, ...]:
+        """tokenizer.json for other programs beside tokenizer.model, from which this class is made again."""
+        plain = self._tokenizer
+        if self._add_dummy_prefix:  # the JSON format has no exact form of it; this is the usual near one
+            self._tokenizer = copy.deepcopy(plain)
+            self._tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE_SYMBOL), plain.normalizer])
+        try:
+            names: tuple[str, ...] = super()._save_pretrained(
+                save_directory, file_names, filename_prefix=filename_prefix, **kwargs
+            )
+        finally:
+            self._tokenizer = plain
+        return names + self.save_vocabulary(save_directory, filename_prefix)
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise TokenizerError(f"cannot read the tokenizer file {path}: {error.strerror or error}") from error
+
+
+def _check_control_pieces(file: SentencePieceFile, name: str) -> None:
+    expected = {
+        UNKNOWN_TOKEN_ID: PieceKind.UNKNOWN,
+        BOS_TOKEN_ID: PieceKind.CONTROL,
+        EOS_TOKEN_ID: PieceKind.CONTROL,
+    }
+    if len(file) <= EOS_TOKEN_ID or any(file.kinds[token_id] != kind for token_id, kind in expected.items()):
+        raise TokenizerError(f"{name} is not a Baichuan tokenizer: ids 0, 1, 2 must be unknown, begin and end")
+
+
+def _with_special_tokens(kwargs: dict[str, Any], file: SentencePieceFile) -> dict[str, Any]:
+    """`kwargs` with the four special tokens, the folder's or the official ones, as exact strings.
+
+    The official folders mark them `single_word` and `normalized`, which the official slow tokenizer ignored.
+    """
+    for name, token_id in (
+        ("unk_token", UNKNOWN_TOKEN_ID),
+        ("bos_token", BOS_TOKEN_ID),
+        ("eos_token", EOS_TOKEN_ID),
+        ("pad_token", PAD_TOKEN_ID),
+    ):
+        kwargs[name] = AddedToken(str(kwargs.get(name) or file.pieces[token_id]), normalized=False, special=True)
+    return kwargs
+
+
+def _text_bytes(piece: str, kind: int) -> bytes:
+    if kind in (PieceKind.CONTROL, PieceKind.UNKNOWN):
+        return b""
+    if kind == PieceKind.BYTE:
+        return bytes([int(piece[1:-1], 16)])
+    return piece.replace(SPACE_SYMBOL, " ").encode()
