@@ -1,3 +1,116 @@
-"""Baichuan 2 on today's libraries."""
+"""Baichuan 2 on today's libraries.
+
+`import baichuan2` is cheap: it imports neither torch nor transformers. The names of `__all__` are loaded when first
+used. It also makes the Auto classes of transformers build our classes for Baichuan folders, whether transformers was
+imported before or will be later (`baichuan2.model.registration`).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from baichuan2.model import registration as _registration
+
+if TYPE_CHECKING:
+    from baichuan2.chat.batch import chat_batch as chat_batch
+    from baichuan2.chat.messages import Message as Message
+    from baichuan2.chat.reply import Reply as Reply
+    from baichuan2.chat.reply import ReplyChunk as ReplyChunk
+    from baichuan2.chat.reply import Usage as Usage
+    from baichuan2.chat.reply import reply as reply
+    from baichuan2.chat.reply import stream_reply as stream_reply
+    from baichuan2.chat.session import ChatSession as ChatSession
+    from baichuan2.checkpoints.load import LoadedModel as LoadedModel
+    from baichuan2.checkpoints.load import load_model as load_model
+    from baichuan2.engine.generate import generate_tokens as generate_tokens
+    from baichuan2.errors import BaichuanError as BaichuanError
+    from baichuan2.errors import CheckpointError as CheckpointError
+    from baichuan2.errors import ContextLengthError as ContextLengthError
+    from baichuan2.errors import DataError as DataError
+    from baichuan2.errors import GenerationError as GenerationError
+    from baichuan2.errors import MessageError as MessageError
+    from baichuan2.errors import MissingExtraError as MissingExtraError
+    from baichuan2.errors import QuantizationError as QuantizationError
+    from baichuan2.errors import SettingsError as SettingsError
+    from baichuan2.errors import TokenizerError as TokenizerError
+    from baichuan2.model.configuration_baichuan import BaichuanConfig as BaichuanConfig
+    from baichuan2.model.modeling_baichuan import BaichuanForCausalLM as BaichuanForCausalLM
+    from baichuan2.model.modeling_baichuan import BaichuanModel as BaichuanModel
+    from baichuan2.model.tokenization_baichuan import BaichuanTokenizer as BaichuanTokenizer
+    from baichuan2.settings import ChatSettings as ChatSettings
+    from baichuan2.settings import LoadSettings as LoadSettings
+    from baichuan2.settings import SamplingSettings as SamplingSettings
 
 __version__ = "0.1.0"
+
+# where each public name lives; tests/contract/test_public_names.py keeps this, __all__ and the block above equal
+_MODULES = {
+    "chat.batch": ("chat_batch",),
+    "chat.messages": ("Message",),
+    "chat.reply": ("Reply", "ReplyChunk", "Usage", "reply", "stream_reply"),
+    "chat.session": ("ChatSession",),
+    "checkpoints.load": ("LoadedModel", "load_model"),
+    "engine.generate": ("generate_tokens",),
+    "errors": (
+        "BaichuanError",
+        "CheckpointError",
+        "ContextLengthError",
+        "DataError",
+        "GenerationError",
+        "MessageError",
+        "MissingExtraError",
+        "QuantizationError",
+        "SettingsError",
+        "TokenizerError",
+    ),
+    "model.configuration_baichuan": ("BaichuanConfig",),
+    "model.modeling_baichuan": ("BaichuanForCausalLM", "BaichuanModel"),
+    "model.tokenization_baichuan": ("BaichuanTokenizer",),
+    "settings": ("ChatSettings", "LoadSettings", "SamplingSettings"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists them
+    "load_model",
+    "LoadedModel",
+    "reply",
+    "stream_reply",
+    "chat_batch",
+    "Reply",
+    "ReplyChunk",
+    "Usage",
+    "ChatSession",
+    "Message",
+    "generate_tokens",
+    "LoadSettings",
+    "SamplingSettings",
+    "ChatSettings",
+    "BaichuanConfig",
+    "BaichuanModel",
+    "BaichuanForCausalLM",
+    "BaichuanTokenizer",
+    "BaichuanError",
+    "CheckpointError",
+    "ContextLengthError",
+    "DataError",
+    "GenerationError",
+    "MessageError",
+    "MissingExtraError",
+    "QuantizationError",
+    "SettingsError",
+    "TokenizerError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'baichuan2' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"baichuan2.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_registration.install()

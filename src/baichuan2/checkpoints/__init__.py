@@ -1,1 +1,1 @@
-"""baichuan2.checkpoints"""
+"""Model folders: found on disk or on the hub, checked before anything is built, and loaded."""

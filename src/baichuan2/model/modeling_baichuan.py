@@ -29,7 +29,7 @@ from baichuan2.model.attention import attend
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.loss import causal_lm_loss
 from baichuan2.model.norm_head import NormHead
-from baichuan2.model.pretrained_arguments import translate_arguments
+from baichuan2.model.pretrained_arguments import load_whole
 from baichuan2.model.rope import BaichuanRotaryEmbedding, rotate
 
 # transformers 5.24 renamed `past_key_values` to `cache`; both spellings are in the range that we support
@@ -143,8 +143,14 @@ class BaichuanPreTrainedModel(PreTrainedModel):
         """The framework's `from_pretrained`, which also takes the arguments of the official README.
 
         `load_in_8bit=True`, `load_in_4bit=True` and `use_auth_token=` became other arguments since; they still work.
+        A checkpoint that lacks a tensor raises CheckpointError instead of getting random numbers for it.
         """
-        return super().from_pretrained(*args, **translate_arguments(kwargs))
+        return load_whole(super().from_pretrained, args, kwargs)
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        """Yes; the framework would guess from the source text of this file that `set_attn_implementation` is useless."""
+        return True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -195,11 +201,15 @@ class BaichuanModel(BaichuanPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, C)
-        if self.gradient_checkpointing and self.training:
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            if cache is not None:
+                raise ValueError("a cache cannot be filled while gradient checkpointing trains: it would be filled twice")
             use_cache = False
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         past = cache.get_seq_length() if cache is not None else 0
+        if isinstance(past, Tensor):
+            past = past.clone()  # a static cache counts in place, while the layers run
         if position_ids is None:
             position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None] + past  # (1, T)
         num_rows = hidden_states.shape[1]
@@ -217,7 +227,7 @@ class BaichuanModel(BaichuanPreTrainedModel):
         self, hidden_states: Tensor, attention_mask: Tensor | None, position_ids: Tensor, cache: Cache | None
     ) -> Any:
         """The mask in the form that the chosen attention implementation takes; see `attend`."""
-        if attention_mask is not None:
+        if isinstance(attention_mask, Tensor):  # else None, or a block mask that `generate` made
             attention_mask = _explicit_mask(attention_mask, hidden_states.shape[1], self.config)
             if attention_mask.dim() == 4:
                 return attention_mask
@@ -236,7 +246,7 @@ class BaichuanModel(BaichuanPreTrainedModel):
         # Only the CPU kernel is known to add a float32 bias to half-precision scores; elsewhere it must match them.
         keeps_float32 = not is_official and hidden_states.device.type == "cpu"
         return AlibiBias(
-            slopes=self.alibi.slopes.float(),  # `model.half()` casts buffers too
+            slopes=self.alibi.slopes,
             past=past,
             num_rows=hidden_states.shape[1],
             dtype=torch.float32 if keeps_float32 else hidden_states.dtype,
@@ -250,8 +260,9 @@ def _explicit_mask(attention_mask: Tensor, num_rows: int, config: BaichuanConfig
     Segment ids are looked for in whole inputs (S = T) only: they mark packed training rows, which have no cache.
     """
     if attention_mask.dim() == 4:
-        is_boolean = attention_mask.dtype == torch.bool
-        return attention_mask if is_boolean else attention_mask > torch.finfo(attention_mask.dtype).min / 2
+        if attention_mask.is_floating_point():  # additive: 0 where a row sees a key
+            return attention_mask > torch.finfo(attention_mask.dtype).min / 2
+        return attention_mask.bool()
     if attention_mask.dim() == 3:
         return attention_mask.bool()[:, None]
     if attention_mask.dtype == torch.bool or attention_mask.shape[1] != num_rows:
@@ -331,6 +342,7 @@ class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
             cache=cache if cache is not None else past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state

@@ -1,0 +1,233 @@
+"""From a name to a model that can answer: `load_model`.
+
+Everything that can be wrong with a folder is looked at before the model is built, so a failure is one line and never
+half a model. The weights stay where the framework's memory mapping put them: no copy is made unless another number
+format is asked for, and then tensor by tensor.
+"""
+
+import contextlib
+import ctypes
+import mmap
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from transformers.utils import logging
+
+from baichuan2.checkpoints.device import placement
+from baichuan2.checkpoints.locate import DEMO_DIR, locate
+from baichuan2.checkpoints.shards import WeightFiles, check_layout, check_values, find_weight_files, read_json
+from baichuan2.errors import BaichuanError, CheckpointError, TokenizerError
+from baichuan2.model.configuration_baichuan import BaichuanConfig
+from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
+from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
+from baichuan2.optional import require
+from baichuan2.settings import LoadSettings
+
+__all__ = ["LoadedModel", "load_model"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to answer, with what belongs to it.
+
+    `generation_config`: the checkpoint's own sampling values. `name`: what to call the model in front of people.
+    """
+
+    model: BaichuanForCausalLM
+    tokenizer: BaichuanTokenizer
+    generation_config: GenerationConfig
+    name: str
+
+
+def load_model(name_or_path: str | None = None, settings: LoadSettings | None = None) -> LoadedModel:
+    """The model called `name_or_path`, in evaluation mode.
+
+    A folder, a hub id such as `baichuan-inc/Baichuan2-7B-Chat`, or "demo-chat" and "demo-base" for the embedded
+    models. None: `settings.model`, and if that is None too, the embedded Chat model. `settings` says where the model
+    goes and in which number format; by default on the first accelerator, else the processor, in the checkpoint's own.
+
+    Raises:
+        CheckpointError: no such model, or its folder is incomplete, damaged or of another kind.
+        TokenizerError: the folder has no usable tokenizer.model.
+        SettingsError: there is no such device.
+        MissingExtraError: the weights need an optional package.
+    """
+    settings = settings if settings is not None else LoadSettings()
+    name = name_or_path if name_or_path is not None else settings.model
+    folder = locate(name, revision=settings.revision, offline=settings.offline)
+    config = read_config(folder)
+    if settings.numerics == "official":
+        config.alibi_numerics = "official"
+    tokenizer = read_tokenizer(folder, config)
+    generation_config = read_generation_config(folder)
+    files = find_weight_files(folder)
+    is_quantized = getattr(config, "quantization_config", None) is not None
+    if not is_quantized:
+        expected, ignored = _expected_layout(config)
+        check_layout(files, expected, ignored)
+    model = _read_weights(files, config, settings)
+    if not is_quantized:
+        check_values(model, files)
+        _convert(model, settings)
+    model.generation_config = generation_config
+    return LoadedModel(model.eval(), tokenizer, generation_config, _display_name(name, folder))
+
+
+def read_config(folder: Path) -> BaichuanConfig:
+    """The configuration of a model folder.
+
+    Raises:
+        CheckpointError: config.json is missing, damaged, of another kind of model, or of an official 4-bit folder.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        is_empty = not any(folder.iterdir())
+        found = "is empty" if is_empty else "holds no config.json"
+        raise CheckpointError(f"{folder} {found}: give the folder of a Baichuan model")
+    fields = read_json(path)
+    model_type = fields.get("model_type")
+    if model_type != BaichuanConfig.model_type:
+        raise CheckpointError(
+            f"{path}: model_type is {model_type!r}, not {BaichuanConfig.model_type!r}: only Baichuan models are loaded"
+        )
+    _check_quantization(path, fields.get("quantization_config"))
+    try:
+        config = BaichuanConfig.from_dict(fields)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    except Exception as error:  # the framework's own validation has many classes
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise CheckpointError(f"{path} has a field that cannot be used: {' '.join(lines)}") from error
+    assert isinstance(config, BaichuanConfig)
+    return config
+
+
+def _check_quantization(path: Path, quantization: Any) -> None:
+    """Official 4-bit folders name no method; those that the framework wrote name bitsandbytes, which must be there."""
+    if quantization is None:
+        return
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    if method is None:
+        raise CheckpointError(
+            f"{path} is that of an official 4-bit folder, which this version does not read yet: use the folder "
+            "without -4bits, which bitsandbytes shrinks with  from_pretrained(..., load_in_4bit=True)"
+        )
+    if method == "bitsandbytes":
+        require("bitsandbytes", extra="bnb")
+
+
+def read_tokenizer(folder: Path, config: BaichuanConfig) -> BaichuanTokenizer:
+    """The tokenizer of a model folder.
+
+    Raises:
+        TokenizerError: tokenizer.model is missing, damaged, or has more pieces than the model has embeddings.
+    """
+    path = folder / "tokenizer.model"
+    if not path.is_file():
+        raise TokenizerError(f"{folder} holds no tokenizer.model: copy it from the official model folder")
+    try:
+        tokenizer = BaichuanTokenizer.from_pretrained(folder)
+    except BaichuanError:
+        raise
+    except Exception as error:  # damaged side files (tokenizer_config.json and others) fail in many ways
+        raise TokenizerError(f"{folder}: the tokenizer cannot be read: {_one_line(error)}") from error
+    assert isinstance(tokenizer, BaichuanTokenizer)
+    if len(tokenizer) > config.vocab_size:
+        raise TokenizerError(
+            f"{path} has {len(tokenizer)} tokens, config.json only {config.vocab_size} (vocab_size): they belong to "
+            "different models"
+        )
+    return tokenizer
+
+
+def read_generation_config(folder: Path) -> GenerationConfig:
+    """The sampling values of a model folder; without generation_config.json those that config.json implies.
+
+    Raises:
+        CheckpointError: generation_config.json is damaged.
+    """
+    path = folder / "generation_config.json"
+    fields = read_json(path if path.is_file() else folder / "config.json")
+    try:
+        if path.is_file():
+            return GenerationConfig.from_dict(fields)
+        token_ids = {key: fields[key] for key in ("pad_token_id", "bos_token_id", "eos_token_id") if key in fields}
+        return GenerationConfig(**token_ids)
+    except Exception as error:  # the framework checks values with exceptions of many classes
+        raise CheckpointError(f"{path} has a value that cannot be used: {_one_line(error)}") from error
+
+
+def _expected_layout(config: BaichuanConfig) -> tuple[dict[str, torch.Size], tuple[str, ...]]:
+    """Names and shapes of the weights that `config` asks for, and patterns of names to ignore; allocates nothing."""
+    with torch.device("meta"):
+        model = BaichuanForCausalLM(config)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    return shapes, tuple(model._keys_to_ignore_on_load_unexpected or ())
+
+
+def _read_weights(files: WeightFiles, config: BaichuanConfig, settings: LoadSettings) -> BaichuanForCausalLM:
+    """The model with its weights: mapped from the files on the processor, copied once to an accelerator."""
+    device_map = placement(settings.device, files.num_bytes)
+    # on the processor `_convert` changes the number format afterwards, which needs less memory than doing it here
+    dtype = "auto" if device_map is None or settings.dtype == "auto" else getattr(torch, settings.dtype)
+    with _without_progress_bar():
+        model = BaichuanForCausalLM.from_pretrained(
+            files.folder, config=config, dtype=dtype, device_map=device_map, local_files_only=True
+        )
+    assert isinstance(model, BaichuanForCausalLM)
+    return model
+
+
+def _convert(model: BaichuanForCausalLM, settings: LoadSettings) -> None:
+    """Brings the weights into the number format that was asked for, one tensor at a time."""
+    if settings.dtype == "auto":
+        return
+    dtype = getattr(torch, settings.dtype)
+    for parameter in model.parameters():
+        if parameter.dtype != dtype and parameter.is_floating_point():
+            old = parameter.data
+            parameter.data = old.to(dtype)
+            _release_pages(old)
+    model.config.dtype = dtype
+
+
+def _release_pages(tensor: torch.Tensor) -> None:
+    """Gives back the memory of a file-mapped tensor that is never read again.
+
+    A mapping is closed as a whole, when its last tensor is gone; until then every page that was read counts as memory
+    of this process. Only whole pages inside the tensor are released, so its neighbours are safe.
+    """
+    if sys.platform != "linux" or tensor.device.type != "cpu":
+        return
+    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    stop = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if stop > start:
+        advise = ctypes.CDLL(None).madvise
+        advise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), ctypes.c_int(mmap.MADV_DONTNEED))
+
+
+@contextlib.contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Mapping takes a fraction of a second: a bar would only flicker."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
+
+
+def _display_name(name: str | None, folder: Path) -> str:
+    if folder.parent == DEMO_DIR:
+        return f"demo-{folder.name}"
+    return name if name is not None and not Path(name).expanduser().is_dir() else folder.resolve().name
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,107 @@
+"""From a name to a local folder: the embedded demo models, a folder on disk, or a model id on the hub."""
+
+import re
+from pathlib import Path
+
+from baichuan2.errors import CheckpointError
+
+__all__ = ["locate"]
+
+DEMO_DIR = Path(__file__).resolve().parent.parent / "demo"
+DEMO_MODELS = {"demo": "chat", "demo-chat": "chat", "demo-base": "base"}
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+EXAMPLE_ID = "baichuan-inc/Baichuan2-7B-Chat"
+
+# never a .py file: code from the hub has no business on this disk
+DESCRIPTION_PATTERNS = ("*.json", "tokenizer.model", "*.jinja")
+SAFETENSORS_PATTERN = "model*.safetensors"
+BIN_PATTERN = "pytorch_model*.bin"
+
+
+def locate(name_or_path: str | None, *, revision: str | None = None, offline: bool = False) -> Path:
+    """The local folder of a model.
+
+    None, "demo" and "demo-chat" are the embedded Chat model, "demo-base" its Base model. An existing folder is taken
+    as it is (`revision` has no meaning there). Anything of the form owner/name is looked up on the hub: in the local
+    cache, and unless `offline` also on the network, where `revision` is a branch, tag or commit.
+
+    Raises:
+        CheckpointError: there is no such model, or it cannot be reached; one line that says what to do.
+    """
+    if name_or_path is None or name_or_path in DEMO_MODELS:
+        return _demo_folder(DEMO_MODELS[name_or_path or "demo"])
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise CheckpointError(f"{name_or_path} is a file: give the folder that holds it")
+    if path.is_absolute() or not HUB_ID.fullmatch(name_or_path):
+        raise CheckpointError(
+            f"there is no folder {name_or_path}: give a model folder, or a hub id such as {EXAMPLE_ID}"
+        )
+    return _hub_folder(name_or_path, revision, offline)
+
+
+def _demo_folder(kind: str) -> Path:
+    folder = DEMO_DIR / kind
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"this installation has no embedded {kind} demo model ({folder}): run  make demo  to train it, or give a "
+            f"model folder or a hub id such as {EXAMPLE_ID}"
+        )
+    return folder
+
+
+def _hub_folder(repo_id: str, revision: str | None, offline: bool) -> Path:
+    """The snapshot of a hub repository in the local cache, brought up to date unless `offline`."""
+    from huggingface_hub import constants, errors, snapshot_download
+
+    offline = offline or constants.is_offline_mode()
+    at = f" (revision {revision})" if revision else ""
+    try:
+        weights = (SAFETENSORS_PATTERN, BIN_PATTERN) if offline else _published_weights(repo_id, revision)
+        return Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                allow_patterns=[*DESCRIPTION_PATTERNS, *weights],
+                local_files_only=offline,
+            )
+        )
+    except errors.LocalEntryNotFoundError as error:
+        reason = "and the hub must not be contacted (offline)" if offline else "and the hub cannot be reached"
+        raise CheckpointError(
+            f"{repo_id}{at} is no folder here and not in the local cache, {reason}: download it once with a "
+            "connection, or give a local folder"
+        ) from error
+    except errors.GatedRepoError as error:
+        raise CheckpointError(
+            f"{repo_id} is gated on the hub: accept its terms there, then run  hf auth login"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointError(
+            f"{repo_id} has no revision {revision} on the hub: look at its list of branches"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"the hub has no model {repo_id} (or it is private: run  hf auth login), and there is no such folder here"
+        ) from error
+    except (OSError, ValueError, errors.HfHubHTTPError) as error:
+        raise CheckpointError(f"{repo_id}{at} cannot be fetched from the hub: {_first_line(error)}") from error
+
+
+def _published_weights(repo_id: str, revision: str | None) -> tuple[str, ...]:
+    """The file pattern of the weights to fetch: safetensors where they are published, so nothing is fetched twice."""
+    from huggingface_hub import HfApi, errors
+
+    try:
+        names = HfApi().list_repo_files(repo_id, revision=revision)
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise
+    except Exception:  # no connection, in one of many spellings: the cache may still have it all
+        return (SAFETENSORS_PATTERN, BIN_PATTERN)
+    return (SAFETENSORS_PATTERN,) if any(name.endswith(".safetensors") for name in names) else (BIN_PATTERN,)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,209 @@
+"""The weight files of a model folder: found, and checked before a model is built from them.
+
+Headers only: names, shapes and completeness cost milliseconds, whatever the size of the model. Whether the values are
+numbers is looked at after loading (`check_values`), where the memory that it walks through is the model's own.
+"""
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from baichuan2.errors import CheckpointError
+
+__all__ = ["WeightFiles", "check_layout", "check_values", "find_weight_files", "read_json", "read_layout"]
+
+# in the order in which the framework looks for them
+WHOLE_NAMES = ("model.safetensors", "pytorch_model.bin")
+INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+ZIP_MAGIC = b"PK\x03\x04"
+DOWNLOAD_AGAIN = "download it again"
+VALUES_AT_A_TIME = 1 << 22
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The files that hold a model's weights.
+
+    `weight_map`: which file holds which tensor, from the index; None where there is a single file without an index.
+    """
+
+    folder: Path
+    paths: tuple[Path, ...]
+    weight_map: Mapping[str, str] | None
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files."""
+        return sum(path.stat().st_size for path in self.paths)
+
+    def file_of(self, tensor_name: str) -> Path:
+        """The file that holds (or should hold) the tensor."""
+        if self.weight_map is None or tensor_name not in self.weight_map:
+            return self.paths[0]
+        return self.folder / self.weight_map[tensor_name]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model folder.
+
+    Raises:
+        CheckpointError: the file is no JSON, or holds something other than an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(
+            f"{path} is no valid JSON (line {error.lineno}, column {error.colno}: {error.msg}): {DOWNLOAD_AGAIN}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read as text ({error}): {DOWNLOAD_AGAIN}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, got a {type(value).__name__}: {DOWNLOAD_AGAIN}")
+    return value
+
+
+def find_weight_files(folder: Path) -> WeightFiles:
+    """The weight files of `folder`: safetensors before .bin, a single file before shards with an index.
+
+    Raises:
+        CheckpointError: there are none, the index is damaged, or a shard is missing.
+    """
+    for whole, index in zip(WHOLE_NAMES, INDEX_NAMES, strict=True):
+        if (folder / whole).is_file():
+            return WeightFiles(folder, (folder / whole,), None)
+        if (folder / index).is_file():
+            return _sharded_files(folder, folder / index)
+    raise CheckpointError(
+        f"{folder} holds no weights: expected {' or '.join(WHOLE_NAMES)}, or shards with {' or '.join(INDEX_NAMES)}"
+    )
+
+
+def _sharded_files(folder: Path, index: Path) -> WeightFiles:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map: {DOWNLOAD_AGAIN}")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name:  # an index must not lead out of its folder
+            raise CheckpointError(f"{index} names the file {name!r}, which is no plain file name: {DOWNLOAD_AGAIN}")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} of the {len(names)} weight files that {index.name} names, the first is "
+            f"{missing[0]}: download the missing files"
+        )
+    return WeightFiles(folder, tuple(folder / name for name in names), weight_map)
+
+
+def read_layout(path: Path) -> dict[str, torch.Size]:
+    """Names and shapes of the tensors in one weight file, without reading their values.
+
+    Raises:
+        CheckpointError: the file is truncated or damaged, or holds more than tensors.
+    """
+    return _safetensors_layout(path) if path.suffix == ".safetensors" else _bin_layout(path)
+
+
+def _safetensors_layout(path: Path) -> dict[str, torch.Size]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or damaged ({path.stat().st_size} bytes, {_first_line(error)}): {DOWNLOAD_AGAIN}"
+        ) from error
+
+
+def _bin_layout(path: Path) -> dict[str, torch.Size]:
+    is_zip = zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        starts_as_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    if starts_as_zip and not is_zip:  # the table of contents stands at the end
+        raise CheckpointError(f"{path} is truncated (it ends after {path.stat().st_size} bytes): {DOWNLOAD_AGAIN}")
+    try:
+        state_dict = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is damaged, or holds more than tensors, which could run code and is refused: use the official "
+            "file, or a safetensors version"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({_first_line(error)}): {DOWNLOAD_AGAIN}") from error
+    if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
+        raise CheckpointError(f"{path} holds something other than named tensors: it is no weight file of Baichuan")
+    return {str(name): value.shape for name, value in state_dict.items()}
+
+
+def check_layout(files: WeightFiles, expected: Mapping[str, torch.Size], ignored: Iterable[str] = ()) -> None:
+    """Checks that the files hold exactly the tensors of `expected` (name -> shape).
+
+    `ignored`: patterns of names that may stand in a file and are not used.
+
+    Raises:
+        CheckpointError: a file is damaged, or a tensor is missing, has another shape or is not in config.json's model.
+    """
+    layouts = {path: read_layout(path) for path in files.paths}
+    found = {name: (path, shape) for path, layout in layouts.items() for name, shape in layout.items()}
+    for name, shape in expected.items():
+        if name in found and found[name][1] != shape:
+            raise CheckpointError(
+                f"{found[name][0]}: {name} has the shape {_sizes(found[name][1])}, config.json wants {_sizes(shape)}: "
+                "config.json and weights belong to different models"
+            )
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected and not any(re.search(p, name) for p in ignored)]
+    if missing:
+        hint = f"; {extra[0]} is there, which config.json does not describe" if extra else ""
+        raise CheckpointError(
+            f"{files.file_of(missing[0])}: {len(missing)} of {len(expected)} tensors are missing, the first is "
+            f"{missing[0]}{hint}: the folder is incomplete or of another model, {DOWNLOAD_AGAIN}"
+        )
+    if extra:
+        raise CheckpointError(
+            f"{found[extra[0]][0]} holds {len(extra)} tensors that config.json does not describe, the first is "
+            f"{extra[0]}: config.json and weights belong to different models"
+        )
+
+
+def check_values(model: nn.Module, files: WeightFiles) -> None:
+    """Checks that no weight is NaN or infinite; one pass over the model's memory, on the device where it lies.
+
+    Raises:
+        CheckpointError: names the first such tensor and its file.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not parameter.is_meta and not _is_finite(parameter.detach()):
+            raise CheckpointError(
+                f"{files.file_of(name)}: {name} holds NaN or infinite numbers: the file is damaged, or its training "
+                f"went wrong; {DOWNLOAD_AGAIN}"
+            )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all values are finite numbers.
+
+    A sum is not finite if one of its terms is not, and costs a thirtieth of `torch.isfinite` on half-precision
+    numbers. Only where it is not (finite terms may overflow) does the exact test decide.
+    """
+    for values in torch.split(tensor.reshape(-1), VALUES_AT_A_TIME):
+        if not torch.isfinite(values.sum()) and not bool(torch.isfinite(values).all()):
+            return False
+    return True
+
+
+def _sizes(shape: torch.Size) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
