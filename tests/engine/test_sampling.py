@@ -155,5 +155,8 @@ def test_naming_a_sampling_value_asks_for_sampling(settings):
 def test_values_of_the_checkpoint_obey_the_bounds_too():
     with pytest.raises(SettingsError, match=r"--top-p must lie in \[0, 1\], got 1.5"):
         resolve(None, SimpleNamespace(top_p=1.5))
+    for name, value in (("top_k", 5.5), ("temperature", "hot"), ("do_sample", 1), ("max_new_tokens", True)):
+        with pytest.raises(SettingsError, match=rf"--{name.replace('_', '-')} must be .*, got {value!r}"):
+            resolve(None, SimpleNamespace(**{name: value}))
     with pytest.raises(SettingsError, match="--seed must lie in"):
         resolve(SamplingSettings(seed=2**64), OFFICIAL)

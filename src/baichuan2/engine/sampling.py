@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from baichuan2.errors import SettingsError
-from baichuan2.settings import SamplingSettings
+from baichuan2.settings import SamplingSettings, flag_name
 
 __all__ = [
     "Sampling",
@@ -68,13 +68,27 @@ def resolve(settings: SamplingSettings | None, generation_config: object) -> Sam
         value = getattr(asked, name)
         if value is None:
             value = getattr(generation_config, name, None)
-        values[name] = fallback if value is None else value
+        values[name] = _of_kind(name, fallback if value is None else value)
     if asked.do_sample is None and any(value is not None for value in (asked.temperature, asked.top_k, asked.top_p)):
         values["do_sample"] = True
     if asked.seed is not None and asked.seed > LARGEST_SEED:
         raise SettingsError(f"--seed must lie in [0, {LARGEST_SEED}], got {asked.seed}")
     checked = SamplingSettings(**values)  # the checkpoint's own values obey the same bounds
     return Sampling(**{name: getattr(checked, name) for name in FALLBACKS}, seed=asked.seed)
+
+
+def _of_kind(name: str, value: object) -> object:
+    """The value, if it is of the kind that its fallback is; a generation_config.json may hold anything."""
+    fallback = FALLBACKS[name]
+    if isinstance(fallback, bool):
+        fits, expected = isinstance(value, bool), "true or false"
+    elif isinstance(fallback, int):
+        fits, expected = isinstance(value, int) and not isinstance(value, bool), "a whole number"
+    else:
+        fits, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+    if not fits:
+        raise SettingsError(f"{flag_name(name)} must be {expected}, got {value!r}")
+    return value
 
 
 def new_generator(sampling: Sampling, device: torch.device) -> torch.Generator | None:

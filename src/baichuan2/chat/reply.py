@@ -1,0 +1,156 @@
+"""Messages in, one reply out: whole, or in pieces while it is being written.
+
+Prompt ids come from `chat.template`, new ids from the engine, text from the detokenizer; counts and timings are taken
+here, once, for everybody. This module never sees a logit, nor how the text reaches a reader.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from baichuan2.chat.detokenizer import Detokenizer
+from baichuan2.chat.messages import Message
+from baichuan2.chat.template import RenderedPrompt, render_prompt
+from baichuan2.engine.generate import TokenStep, generate_tokens
+from baichuan2.engine.sampling import Sampling, resolve
+from baichuan2.engine.stopping import FinishReason, stop_ids_from
+from baichuan2.settings import SamplingSettings
+
+if TYPE_CHECKING:
+    from baichuan2.checkpoints.load import LoadedModel
+
+__all__ = ["Reply", "ReplyChunk", "Usage", "collect", "prompt_of", "reply", "stream_completion", "stream_reply"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a reply cost.
+
+    `completion_tokens` counts every new token, the closing stop token included; the time until the first of them is
+    `seconds_prefill`, the rest `seconds_decode`, without the time that the reader of the stream took.
+    `dropped_messages`: how many of the oldest messages did not fit into the context.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    seconds_prefill: float
+    seconds_decode: float
+    dropped_messages: int = 0
+
+
+@dataclass(frozen=True)
+class ReplyChunk:
+    """The next piece of text, never half a character; the last chunk alone has a finish reason and the usage."""
+
+    text: str
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A finished reply."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+
+
+def reply(
+    loaded: "LoadedModel",
+    messages: Sequence[Message | Mapping[str, str]],
+    sampling: SamplingSettings | None = None,
+) -> Reply:
+    """The reply to a conversation; see `stream_reply`."""
+    return collect(stream_reply(loaded, messages, sampling))
+
+
+def stream_reply(
+    loaded: "LoadedModel",
+    messages: Sequence[Message | Mapping[str, str]],
+    sampling: SamplingSettings | None = None,
+    *,
+    cancelled: Callable[[], bool] | None = None,
+) -> Iterator[ReplyChunk]:
+    """The reply to a conversation, in chunks while it is written; their texts joined are the whole text.
+
+    Closing the iterator stops the work, and so does `cancelled` turning true; it is asked once a token.
+
+    Raises at the call: MessageError (malformed messages), ContextLengthError (the last round and the system text do
+    not fit), SettingsError (a sampling value). Raises on the way: GenerationError (the model failed).
+    """
+    chosen = resolve(sampling, loaded.generation_config)
+    return _stream(loaded, prompt_of(loaded, messages, chosen), chosen, cancelled)
+
+
+def stream_completion(
+    loaded: "LoadedModel",
+    text: str,
+    sampling: SamplingSettings | None = None,
+    *,
+    cancelled: Callable[[], bool] | None = None,
+) -> Iterator[ReplyChunk]:
+    """What follows a text, in chunks: how a Base model, which knows no roles, is used; see `stream_reply`."""
+    chosen = resolve(sampling, loaded.generation_config)
+    return _stream(
+        loaded, RenderedPrompt(ids=loaded.tokenizer.encode_text(text), num_dropped_messages=0), chosen, cancelled
+    )
+
+
+def collect(chunks: Iterable[ReplyChunk]) -> Reply:
+    """The reply that a whole stream of chunks makes."""
+    texts: list[str] = []
+    for chunk in chunks:
+        texts.append(chunk.text)
+        if chunk.finish_reason is not None and chunk.usage is not None:
+            return Reply("".join(texts), chunk.finish_reason, chunk.usage)
+    raise AssertionError("the stream ended without a last chunk")
+
+
+def prompt_of(
+    loaded: "LoadedModel", messages: Sequence[Message | Mapping[str, str]], sampling: Sampling
+) -> RenderedPrompt:
+    """The prompt of a conversation, with room kept for the reply.
+
+    The room is `max_new_tokens`, but at most half of the context: a longer limit is a wish, no reason to refuse.
+    """
+    context = loaded.model.config.model_max_length
+    assert context is not None  # the config derives it where the file leaves it out
+    room = min(sampling.max_new_tokens, context // 2)
+    return render_prompt(loaded.tokenizer, messages, model_max_length=context, max_new_tokens=room)
+
+
+def _stream(
+    loaded: "LoadedModel", prompt: RenderedPrompt, sampling: Sampling, cancelled: Callable[[], bool] | None
+) -> Iterator[ReplyChunk]:
+    stop_ids = stop_ids_from(loaded.generation_config)
+    steps = generate_tokens(loaded.model, prompt.ids, sampling, stop_ids=stop_ids, cancelled=cancelled)
+    return _chunks(steps, Detokenizer(loaded.tokenizer.piece_bytes), prompt)
+
+
+def _chunks(steps: Iterator[TokenStep], detokenizer: Detokenizer, prompt: RenderedPrompt) -> Iterator[ReplyChunk]:
+    num_new = 0
+    seconds = [0.0, 0.0]  # prefill, decode
+    finish_reason: FinishReason = "cancelled"  # what it is when no step comes at all
+    text = ""
+    started = perf_counter()
+    for step in steps:
+        seconds[min(num_new, 1)] += perf_counter() - started
+        num_new += 1
+        text = "" if step.finish_reason == "stop" else detokenizer.push(step.token_id)
+        if step.finish_reason is not None:
+            finish_reason = step.finish_reason
+            break
+        if text:
+            yield ReplyChunk(text)
+            text = ""
+        started = perf_counter()
+    usage = Usage(
+        prompt_tokens=len(prompt.ids),
+        completion_tokens=num_new,
+        seconds_prefill=seconds[0],
+        seconds_decode=seconds[1],
+        dropped_messages=prompt.num_dropped_messages,
+    )
+    yield ReplyChunk(text + detokenizer.finish(), finish_reason, usage)
