@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-# a block of bias rows may take this many bytes in float32, for all heads together
+from baichuan2.model.float32_buffers import Float32Buffers
+
+# a block of bias rows may take this many bytes in float32, all heads and all padded inputs of a batch together
 BLOCK_BYTES = 32 * 2**20
 
 
@@ -29,7 +31,7 @@ def alibi_slopes(num_heads: int) -> list[float]:
     return slopes
 
 
-class BaichuanAlibi(nn.Module):
+class BaichuanAlibi(Float32Buffers):
     """Holds the slopes as a buffer that moves with the model and is never saved."""
 
     slopes: Tensor  # (H,) float32
@@ -60,9 +62,9 @@ class AlibiBias:
     dtype: torch.dtype
     form: Literal["relative", "key_index"]
 
-    def rows_per_block(self, num_keys: int) -> int:
-        """How many query rows fit into one block over `num_keys` keys."""
-        return max(1, BLOCK_BYTES // (4 * self.slopes.numel() * num_keys))
+    def rows_per_block(self, num_keys: int, batch: int = 1) -> int:
+        """How many query rows fit into one block over `num_keys` keys, when `batch` inputs have masks of their own."""
+        return max(1, BLOCK_BYTES // (4 * batch * self.slopes.numel() * num_keys))
 
     def block(self, start: int, stop: int, num_keys: int) -> Tensor:
         """The bias of query rows start..stop over the first `num_keys` keys.

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import create_mask
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -90,24 +91,29 @@ def attend(
     framework made for the chosen implementation: None (causal, or a single row that sees all), boolean
     (B, 1, T, S), additive, or a block mask. `module` names the implementation by its config.
     """
-    wants_weights = bool(kwargs.pop("output_attentions", None) or module.config._output_attentions)
+    wants_weights = bool(kwargs.pop("output_attentions", module.config.output_attentions))
     function = _choose(module, bias, wants_weights)
     kwargs.update(scaling=module.scaling, dropout=0.0)
-    if bias is None:
-        return function(module, query, key, value, attention_mask, **kwargs)
     num_rows = query.shape[2]
+    if wants_weights and not isinstance(attention_mask, Tensor | None):
+        attention_mask = create_mask(attention_mask.mask_mod, query.shape[0], 1, num_rows, key.shape[2], query.device)
     if attention_mask is None and num_rows > 1:
         key, value = key[:, :, :num_rows], value[:, :, :num_rows]  # an empty static cache behind the first rows
     num_keys = key.shape[2]
-    block_rows = bias.rows_per_block(num_keys)
-    needs_blocks = num_rows > block_rows and (attention_mask is None or isinstance(attention_mask, Tensor))
-    if not needs_blocks or wants_weights:
+    block_rows = num_rows
+    if bias is not None and not wants_weights and isinstance(attention_mask, Tensor | None):
+        batch = 1 if attention_mask is None else attention_mask.shape[0]
+        block_rows = bias.rows_per_block(num_keys, batch)
+    if num_rows <= block_rows:
         if attention_mask is None and num_rows > 1 and function in (eager_attention, official_alibi_attention):
             attention_mask = _causal_rows(0, num_rows, num_keys, query.device)
+        if bias is None:
+            return function(module, query, key, value, attention_mask, **kwargs)
         position_bias = bias.block(0, num_rows, num_keys)
         if not isinstance(attention_mask, Tensor | None):  # a block mask indexes the bias by row
             position_bias = position_bias.expand(query.shape[0], -1, num_rows, -1)
         return function(module, query, key, value, attention_mask, position_bias=position_bias, **kwargs)
+    assert bias is not None
     return _attend_in_blocks(function, module, query, key, value, attention_mask, bias, block_rows, kwargs), None
 
 

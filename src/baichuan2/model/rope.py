@@ -7,13 +7,14 @@ bfloat16. Scaling beyond the trained length (linear, dynamic, yarn) is the frame
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 from baichuan2.model.configuration_baichuan import BaichuanConfig
+from baichuan2.model.float32_buffers import Float32Buffers
 
 
-class BaichuanRotaryEmbedding(nn.Module):
+class BaichuanRotaryEmbedding(Float32Buffers):
     """Cosines and sines of the rotation angles. The buffer names are those that the framework's scaling updates."""
 
     inv_freq: Tensor  # (D/2,) float32
@@ -47,7 +48,7 @@ class BaichuanRotaryEmbedding(nn.Module):
 
         `hidden_states` only tells the device; `position_ids` is (B, T), int64.
         """
-        frequencies = self.inv_freq.to(device=hidden_states.device, dtype=torch.float32)
+        frequencies = self.inv_freq.to(hidden_states.device)
         angles = position_ids[:, None, :, None].float() * frequencies  # (B, 1, T, D/2)
         angles = torch.cat((angles, angles), dim=-1)  # (B, 1, T, D)
         return angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling

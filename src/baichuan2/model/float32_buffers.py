@@ -1,0 +1,24 @@
+"""Buffers that keep their float32 values when the model around them is cast to half precision.
+
+Rotary frequencies and ALiBi slopes are multiplied by positions, in the thousands: rounded to bfloat16 first, they would
+be off by whole positions. `model.half()` and `model.to(dtype)` cast buffers like weights, hence this.
+"""
+
+from collections.abc import Callable
+from typing import Self
+
+from torch import Tensor, nn
+
+
+class Float32Buffers(nn.Module):
+    """A module whose own buffers move between devices with the model, but are never rounded."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `to`, `half`, `cuda` and their kin call; a cast is undone from the values of before."""
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, values in before.items():
+            after = getattr(self, name)
+            if after.dtype != values.dtype:
+                setattr(self, name, values.to(after.device))
+        return self
