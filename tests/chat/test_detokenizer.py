@@ -11,15 +11,10 @@ from hypothesis import strategies as st
 from baichuan2.chat.detokenizer import Detokenizer
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
 
-ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared"
+TESTS = Path(__file__).parents[1]
 FILES = {
-    "small": next(
-        path
-        for path in (ROOT / "tests/golden/text/small_tokenizer.model", SHARED / "golden/text/small_tokenizer.model")
-        if path.is_file()
-    ),
-    "real": SHARED / "tokenizer/tokenizer.model",
+    "small": TESTS / "golden/text/small_tokenizer.model",
+    "real": TESTS.parents[1] / "shared/tokenizer/tokenizer.model",
 }
 PIECES = {0: b"a", 1: b"\xe4", 2: b"\xbd", 3: b"\xa0", 4: "好".encode(), 5: b"", 6: b"\xf0", 7: b"\x9f", 8: b"\xff"}
 

@@ -6,11 +6,11 @@ import weakref
 
 import pytest
 import torch
-from fake_model import FakeModel
 
 from baichuan2.engine.generate import generate_batch, generate_tokens, iter_batch
 from baichuan2.engine.sampling import Sampling
 from baichuan2.errors import ContextLengthError, GenerationError, SettingsError, TokenizerError
+from tests.engine.fake_model import FakeModel
 
 STOP = frozenset({2})
 

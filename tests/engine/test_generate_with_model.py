@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from golden_cases import CASES, GOLDEN
 from transformers import StaticCache
 
 from baichuan2.engine.cache import new_cache
 from baichuan2.engine.generate import generate_batch, generate_tokens
 from baichuan2.engine.sampling import Sampling
 from baichuan2.model.modeling_baichuan import CACHE_KEYWORD, BaichuanForCausalLM
+from tests.engine.golden_cases import CASES, GOLDEN
 
 NEVER = frozenset[int]()
 

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from golden_cases import CASES, GOLDEN
 from safetensors.torch import load_file
 from transformers import (
     RepetitionPenaltyLogitsProcessor,
@@ -28,6 +27,7 @@ from baichuan2.engine.sampling import (
 )
 from baichuan2.errors import SettingsError
 from baichuan2.settings import SamplingSettings
+from tests.engine.golden_cases import CASES, GOLDEN
 
 OFFICIAL = SimpleNamespace(
     do_sample=True, temperature=0.3, top_k=5, top_p=0.85, repetition_penalty=1.05, max_new_tokens=2048

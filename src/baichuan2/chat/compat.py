@@ -19,7 +19,7 @@ from baichuan2.chat.template import render_official
 from baichuan2.engine.generate import generate_tokens
 from baichuan2.engine.sampling import Sampling, resolve
 from baichuan2.engine.stopping import stop_ids_from
-from baichuan2.errors import ContextLengthError, GenerationError, SettingsError
+from baichuan2.errors import GenerationError, SettingsError
 from baichuan2.settings import SamplingSettings
 
 if TYPE_CHECKING:
@@ -77,26 +77,24 @@ def chat(
     stream). Two names are ours: `seed` makes sampling repeatable, and `protect=False` encodes message text as the
     released code does, so that text which spells `<reserved_106>` becomes that token.
 
-    Raises SettingsError (unknown override, bad value, stream with beams), ContextLengthError (no room for a reply) and
-    what the prompt builder raises, all at the call; GenerationError when the model fails.
+    A conversation that leaves no room for `max_new_tokens` loses its beginning, as in the released code;
+    `baichuan2.reply` reports that instead.
+
+    Raises SettingsError (unknown override, bad value, stream with beams) and MessageError at the call, GenerationError
+    when the model fails.
     """
     config, sampling, protect = _settle(generation_config or model.generation_config, overrides)
     context = model.config.model_max_length
     assert context is not None  # the config derives it where the file leaves it out
-    prompt_ids = render_official(
-        tokenizer, messages, model_max_length=context, max_new_tokens=sampling.max_new_tokens, protect=protect
-    )
+    # a limit beyond the context would make the official rule cut the prompt at a senseless place
+    room = sampling.max_new_tokens if sampling.max_new_tokens < context else context // 2
+    prompt_ids = render_official(tokenizer, messages, model_max_length=context, max_new_tokens=room, protect=protect)
     beyond = _beyond_the_engine(config)
     if beyond and stream:
         raise SettingsError(f"{', '.join(beyond)}: works without stream=True only, as it needs the whole reply")
     if beyond:
-        if len(prompt_ids) >= context:
-            raise ContextLengthError(
-                f"the prompt has {len(prompt_ids)} tokens, the model's context {context}; shorten the prompt"
-            )
         sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, context - len(prompt_ids)))
-        new_ids = _generate_with_framework(model, prompt_ids, config, sampling)
-        return _decode(tokenizer, new_ids)
+        return _decode(tokenizer, _generate_with_framework(model, prompt_ids, config, sampling))
     stop_ids = stop_ids_from(config, user_turn=False)
     steps = generate_tokens(model, prompt_ids, sampling, stop_ids=stop_ids)
     if stream:
