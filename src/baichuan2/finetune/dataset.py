@@ -4,15 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from baichuan2.chat.template import ChatTokenizer
 from baichuan2.errors import DataError
+from baichuan2.model.loss import IGNORED_LABEL
 from baichuan2.model.special_tokens import ASSISTANT_TOKEN_ID, EOS_TOKEN_ID, PAD_TOKEN_ID, USER_TOKEN_ID
 
-__all__ = ["IGNORED_LABEL", "Conversation", "Example", "Turn", "encode_conversation", "read_conversations"]
-
-IGNORED_LABEL: Final = -100  # the loss skips positions with this label
+__all__ = ["Conversation", "Example", "Turn", "encode_conversation", "read_conversations"]
 
 
 @dataclass(frozen=True)

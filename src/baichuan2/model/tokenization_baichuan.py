@@ -111,8 +111,10 @@ class BaichuanTokenizer(TokenizersBackend):
         (except that U+2581 comes back as a space, as always with SentencePiece). Raises TokenizerError for half a
         character (a lone surrogate).
         """
-        self._tokenizer.no_truncation()  # an earlier call of the tokenizer may have left its limits behind
-        self._tokenizer.no_padding()
+        if self._tokenizer.truncation is not None:  # left behind by an earlier call with limits
+            self._tokenizer.no_truncation()
+        if self._tokenizer.padding is not None:
+            self._tokenizer.no_padding()
         try:
             return self._unguarded_ids(self._prepare(text))
         except TypeError as error:
@@ -136,9 +138,12 @@ class BaichuanTokenizer(TokenizersBackend):
         ]
 
     def _spell(self, text: str, start: int, end: int) -> list[int]:
-        byte_ids = [self._tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in text[start:end].encode()]
-        if None in byte_ids:
-            raise TokenizerError(f"this tokenizer cannot write {text[start:end]!r} as text")
+        byte_ids = []
+        for byte in text[start:end].encode():
+            byte_id = self._tokenizer.token_to_id(f"<0x{byte:02X}>")
+            if byte_id is None:
+                raise TokenizerError(f"this tokenizer cannot write {text[start:end]!r} as text")
+            byte_ids.append(byte_id)
         return self._unguarded_ids(text[:start]) + byte_ids + self._unguarded_ids(text[end:])
 
     def _prepare(self, text: str) -> str:
@@ -165,8 +170,9 @@ class BaichuanTokenizer(TokenizersBackend):
     def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
         count: int = super()._add_tokens(new_tokens, special_tokens=special_tokens)
         for token in new_tokens:
-            if special_tokens or getattr(token, "special", False):
-                self._guarded_ids.add(self._tokenizer.token_to_id(str(token)))
+            token_id = self._tokenizer.token_to_id(str(token))
+            if token_id is not None and (special_tokens or getattr(token, "special", False)):
+                self._guarded_ids.add(token_id)
         return count
 
     # Ids to text
@@ -189,26 +195,30 @@ class BaichuanTokenizer(TokenizersBackend):
     def _decode(self, token_ids: int | Sequence[int], skip_special_tokens: bool = False, **_ignored: Any) -> str:
         """Official decoding, with its habit of writing a space (before everything) ahead of a special token."""
         special_ids = set(self.all_special_ids)
-        text, pending, previous_is_special = "", bytearray(), False
-        for index, token_id in enumerate([token_ids] if isinstance(token_ids, int) else token_ids):
+        text, pending = "", list[bytes]()
+        previous_is_special = True  # no space at the very beginning
+        for token_id in [token_ids] if isinstance(token_ids, int) else token_ids:
             if token_id not in special_ids:
-                pending += self._visible_bytes(int(token_id), skip_special_tokens)
+                pending.append(self._visible_bytes(int(token_id), skip_special_tokens))
                 previous_is_special = False
             elif not skip_special_tokens:
-                if index > 0 and not previous_is_special:
-                    text += " "
-                text += self._decode_bytes(pending) + self._spelling(token_id)
-                pending, previous_is_special = bytearray(), True
-        return text + self._decode_bytes(pending)
+                text += ("" if previous_is_special else " ") + self._join(pending) + self._spelling(token_id)
+                pending, previous_is_special = [], True
+        return text + self._join(pending)
 
     def _visible_bytes(self, token_id: int, skip_special_tokens: bool) -> bytes:
         """`piece_bytes`, but control pieces of a file whose roles are control pieces are spelled unless skipped."""
         contribution = self.piece_bytes(token_id)
         return contribution if contribution or skip_special_tokens else self._spelling(token_id).encode()
 
-    def _decode_bytes(self, data: bytearray) -> str:
-        text = data.decode("utf-8", errors=_REPLACE_EACH_BYTE)
-        return text.removeprefix(" ") if self._add_dummy_prefix or self._trim_spaces else text
+    def _join(self, contributions: list[bytes]) -> str:
+        """Text of neighbouring tokens, less the space at its start where the file's flags have put or expect one."""
+        if self._add_dummy_prefix or self._trim_spaces:
+            for index, contribution in enumerate(contributions):
+                contributions[index] = contribution.removeprefix(b" ")
+                if contributions[index] or not self._trim_spaces:
+                    break
+        return b"".join(contributions).decode("utf-8", errors=_REPLACE_EACH_BYTE)
 
     def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
         """The text that the pieces give when decoded."""
