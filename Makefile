@@ -29,7 +29,7 @@ test: $(VENV)/.installed-dev
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.installed-dev
-	@PATH="$(abspath $(BIN)):$$PATH" exec scripts/check $(ARGS)
+	@exec scripts/check
 
 demo: $(VENV)/.installed-recipe
 	@exec $(BIN)/python -m recipes.demo $(ARGS)

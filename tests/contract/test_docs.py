@@ -43,14 +43,15 @@ def test_readmes_are_twins():
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)
 def test_readme_commands_and_flags_exist(path):
-    text = path.read_text(encoding="utf-8")
-    for name, arguments in re.findall(r"baichuan2 (chat|generate|info|\w+)((?: +--?[\w-]+)*)", " ".join(blocks(path))):
+    calls = re.findall(r"(?:^|\| |bin/)baichuan2 (\S+)(.*)", "\n".join(blocks(path)), re.MULTILINE)
+    assert calls
+    for name, arguments in calls:
         assert name in COMMANDS, name
         known = {"--help"}
         for settings_class in importlib.import_module(COMMANDS[name].module).SETTINGS:
             known |= {flag.spelling for flag in flags_of(settings_class)}
-        assert set(arguments.split()) <= known
-    targets = set(re.findall(r"make (\w+)", text))
+        assert set(re.findall(r"(?<= )--[\w-]+", arguments)) <= known
+    targets = set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(blocks(path)))) | {"chat", "test", "check", "demo"}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert all(f"\n{target}:" in makefile for target in targets), targets
 
