@@ -30,12 +30,14 @@ GENERATION = {
 }
 
 
-def write_model_folder(folder: Path, size: Size) -> Path:
-    """A folder with everything that an official one has, except the code."""
-    lengths = {"model_max_length": 512} | ({"max_position_embeddings": 512} if size == "7b" else {})
+def write_model_folder(folder: Path, size: Size, *, model_max_length: int = 512, **generation: object) -> Path:
+    """A folder with everything that an official one has, except the code; `generation` changes its sampling values."""
+    lengths = {"model_max_length": model_max_length}
+    if size == "7b":
+        lengths["max_position_embeddings"] = model_max_length
     tiny_model(size, vocab_size=768, **lengths).save_pretrained(folder)
     shutil.copy(TOKENIZER, folder / "tokenizer.model")
-    (folder / "generation_config.json").write_text(json.dumps(GENERATION))
+    (folder / "generation_config.json").write_text(json.dumps(GENERATION | generation))
     return folder
 
 
