@@ -1,0 +1,1 @@
+"""Recipes: programs that make what the package ships."""
