@@ -3,9 +3,9 @@
     python benchmarks/loading_memory.py --gigabytes 2
 
 writes a random checkpoint of that size once as .bin and safetensors, whole and in shards, loads each in a fresh
-process through `load_model` and through `AutoModelForCausalLM`, reads every weight once (a mapped file only counts where
-it was read), and prints one line per case and one JSON object at the end. The peak is VmHWM, what the system reports
-for the process, file-mapped pages included; RssAnon is the part that no file backs. Linux only.
+process through `load_model` and through `AutoModelForCausalLM`, reads every weight once (a mapped file only counts
+where it was read), and prints one line per case and one JSON object at the end. The peak is VmHWM, what the system
+reports for the process, file-mapped pages included; RssAnon is the part that no file backs. Linux only.
 """
 
 import argparse

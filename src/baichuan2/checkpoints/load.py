@@ -68,7 +68,7 @@ def load_model(name_or_path: str | None = None, settings: LoadSettings | None = 
     files = find_weight_files(folder)
     is_quantized = getattr(config, "quantization_config", None) is not None
     if not is_quantized:
-        expected, ignored = _expected_layout(config)
+        expected, ignored = _expected_layout(folder / "config.json", config)
         check_layout(files, expected, ignored)
     model = _read_weights(files, config, settings)
     if not is_quantized:
@@ -101,8 +101,7 @@ def read_config(folder: Path) -> BaichuanConfig:
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     except Exception as error:  # the framework's own validation has many classes
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise CheckpointError(f"{path} has a field that cannot be used: {' '.join(lines)}") from error
+        raise CheckpointError(f"{path} has a field that cannot be used: {_one_line(error)}") from error
     assert isinstance(config, BaichuanConfig)
     return config
 
@@ -162,10 +161,15 @@ def read_generation_config(folder: Path) -> GenerationConfig:
         raise CheckpointError(f"{path} has a value that cannot be used: {_one_line(error)}") from error
 
 
-def _expected_layout(config: BaichuanConfig) -> tuple[dict[str, torch.Size], tuple[str, ...]]:
+def _expected_layout(path: Path, config: BaichuanConfig) -> tuple[dict[str, torch.Size], tuple[str, ...]]:
     """Names and shapes of the weights that `config` asks for, and patterns of names to ignore; allocates nothing."""
-    with torch.device("meta"):
-        model = BaichuanForCausalLM(config)
+    try:
+        with torch.device("meta"):
+            model = BaichuanForCausalLM(config)
+    except BaichuanError:
+        raise
+    except Exception as error:  # a value that passed as a field, but that no layer can be built with
+        raise CheckpointError(f"{path} describes no model that can be built: {_one_line(error)}") from error
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     return shapes, tuple(model._keys_to_ignore_on_load_unexpected or ())
 
