@@ -23,7 +23,7 @@ class Message:
     content: str
 
     def __post_init__(self) -> None:
-        if self.role not in ROLE_TOKEN_IDS:
+        if self.role not in tuple(ROLE_TOKEN_IDS):  # a tuple, as a role from outside may be unhashable
             raise MessageError(f"role must be one of {', '.join(ROLE_TOKEN_IDS)}, got {self.role!r}")
         if not isinstance(self.content, str):
             raise MessageError(f"content must be a string, got {type(self.content).__name__}")

@@ -49,10 +49,12 @@ def chat_ids(
 
     Raises MessageError for a bad role or content, or a system message that is not the first.
     """
+    if not messages:
+        raise MessageError("a conversation needs at least one message")
     ids: list[int] = []
     written_by_assistant: list[int] = []
     for index, message in enumerate(messages):
-        role, content = message.get("role"), message.get("content")
+        role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
         if not isinstance(role, str) or not isinstance(content, str):
             raise MessageError(f"message {index} needs a role and a content, both strings, got {message!r}")
         if role == "system" and index > 0:
@@ -60,7 +62,7 @@ def chat_ids(
         turn = message_ids(tokenizer, role, content)
         ids += turn
         written_by_assistant += [0] + [1] * (len(turn) - 1) if role == "assistant" else [0] * len(turn)
-    if add_generation_prompt and wants_reply(messages[-1]["role"] if messages else "user"):
+    if add_generation_prompt and wants_reply(messages[-1]["role"]):
         ids.append(ASSISTANT_TOKEN_ID)
         written_by_assistant.append(0)
     return ids, written_by_assistant

@@ -252,7 +252,9 @@ class BaichuanTokenizer(TokenizersBackend):
         if options.get("return_assistant_tokens_mask") and not options.get("return_dict", True):
             raise TokenizerError("return_assistant_tokens_mask=True needs return_dict=True")
         conversation = getattr(conversation, "messages", conversation)
-        is_batch = len(conversation) > 0 and not isinstance(conversation[0], Mapping)
+        is_batch = len(conversation) > 0 and (
+            isinstance(conversation[0], list | tuple) or hasattr(conversation[0], "messages")
+        )
         rows = [
             chat_ids(
                 self,
@@ -270,6 +272,9 @@ class BaichuanTokenizer(TokenizersBackend):
         """Ids (and masks) cut, padded and turned into tensors as the options of apply_chat_template ask."""
         details = dict(options.get("tokenizer_kwargs") or {})
         details.pop("add_special_tokens", None)  # the template writes them
+        unknown = details.keys() - {"padding_side", "pad_to_multiple_of", "return_attention_mask", "verbose"}
+        if unknown:
+            raise TokenizerError(f"tokenizer_kwargs cannot hold {', '.join(sorted(unknown))} in a protected chat")
         max_length = options.get("max_length")
         if options.get("truncation"):
             limit = self.model_max_length if max_length is None else max_length
