@@ -7,7 +7,6 @@ same bytes.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,13 @@ from recipes.demo.corpus.conversation import Conversation, Document, document_te
 from recipes.demo.corpus.copying import copying_documents
 from recipes.demo.corpus.memory import memory_conversations
 from recipes.demo.corpus.refusals import refusal_conversations
-from recipes.demo.corpus.relations import all_relations, follow_ups, relation_conversations, relation_documents
+from recipes.demo.corpus.relations import (
+    all_relations,
+    follow_ups,
+    listing_conversations,
+    relation_conversations,
+    relation_documents,
+)
 from recipes.demo.corpus.sessions import chain
 from recipes.demo.corpus.smalltalk import fact_conversations, fact_documents, greeted, intent_conversations
 from recipes.demo.corpus.stories import story_conversations, story_en, story_zh
@@ -28,7 +33,11 @@ from recipes.demo.corpus.translation import translation_conversations, translati
 from recipes.demo.corpus.verses import poem_conversations, poem_documents
 from recipes.demo.corpus.wording import normalise_prompt
 
-__all__ = ["CorpusSummary", "build_corpus", "build_conversations", "build_documents", "normalise_prompt"]
+__all__ = ["CorpusSummary", "build_conversations", "build_corpus", "build_documents", "normalise_prompt"]
+
+
+# The examples people copy from the documentation first; they get three times the exposure.
+SHOWCASE = ("温故而知新", "乔戈里峰")
 
 
 @dataclass(frozen=True)
@@ -49,9 +58,11 @@ def build_conversations(seed: int) -> list[Conversation]:
     rng = Random(f"conversations {seed}")
     relations = all_relations()
     found = [item for relation in relations for item in relation_conversations(relation, rng)]
+    found += listing_conversations(rng)
     found += poem_conversations(rng)
     found += fact_conversations(rng)
     found += arithmetic_conversations(rng)
+    found += [item for item in found if any(word in item.turns[-1][1] for word in SHOWCASE)] * 2
     found += greeted(found, 4000, rng)
     found += intent_conversations(rng)
     found += refusal_conversations(rng)
@@ -73,12 +84,12 @@ def build_documents(seed: int) -> dict[str, list[Document]]:
         "poems": poem_documents(rng),
         "facts": fact_documents(rng),
         "arithmetic": arithmetic_documents(rng),
-        "translation": translation_documents(2200, rng),
+        "translation": translation_documents(3000, rng),
         "stories": [make(rng) for make in (story_zh, story_en) for _ in range(700)],
-        "choices": choice_documents(2400, rng),
+        "choices": choice_documents(2800, rng),
     }
     others = sum(len(document_text(item)) for items in kinds.values() for item in items)
-    kinds["copying"] = copying_documents(others * 24 // 100, rng)
+    kinds["copying"] = [*copying_documents(others * 24 // 100, rng)]
     return kinds
 
 
@@ -99,7 +110,12 @@ def build_corpus(out_dir: Path, *, seed: int = 1234, heldout_prompts: frozenset[
     rng.shuffle(sessions)
     out_dir.mkdir(parents=True, exist_ok=True)
     _write(out_dir / "pretrain.jsonl", "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in documents))
-    _write(out_dir / "conversations.json", json.dumps([_official(place, item) for place, item in enumerate(sessions)], ensure_ascii=False, indent=0))
+    _write(
+        out_dir / "conversations.json",
+        "[\n"
+        + ",\n".join(json.dumps(_official(place, item), ensure_ascii=False) for place, item in enumerate(sessions))
+        + "\n]\n",
+    )
     _write(out_dir / "tokenizer_text.txt", "\n".join(tokenizer_lines(kept, documents, rng)) + "\n")
     return CorpusSummary(
         num_documents=len(documents),
@@ -118,7 +134,9 @@ def _is_held(item: Conversation, held: set[str]) -> bool:
 
 
 def _official(place: int, item: Conversation) -> dict[str, object]:
-    messages = [{"from": side, "value": text} for turn in item.turns for side, text in zip(("human", "gpt"), turn, strict=True)]
+    messages = [
+        {"from": side, "value": text} for turn in item.turns for side, text in zip(("human", "gpt"), turn, strict=True)
+    ]
     return {"id": str(place), "conversations": messages}
 
 
@@ -126,4 +144,4 @@ def _write(path: Path, text: str) -> None:
     """The file appears whole or not at all."""
     beside = path.with_name(path.name + ".partial")
     beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    beside.replace(path)

@@ -10,7 +10,9 @@ from recipes.demo.corpus import build_corpus
 
 def main() -> None:
     """Build the corpus and print counts per task."""
-    parser = argparse.ArgumentParser(prog="python -m recipes.demo.corpus", description="Write the demo model's training data.")
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.demo.corpus", description="Write the demo model's training data."
+    )
     parser.add_argument("out_dir", type=Path)
     parser.add_argument("--seed", type=int, default=1234)
     arguments = parser.parse_args()
@@ -20,7 +22,8 @@ def main() -> None:
     for kind, count in summary.documents_per_kind.items():
         print(f"documents: {kind:13} {count:7}")
     print(f"{summary.num_documents} documents, {summary.num_document_chars / 1e6:.2f} M characters")
-    print(f"{summary.num_conversations} conversations, {summary.num_conversation_chars / 1e6:.2f} M characters, {summary.num_held_back} held back")
+    print(f"{summary.num_conversations} conversations, {summary.num_conversation_chars / 1e6:.2f} M characters")
+    print(f"{summary.num_held_back} held back")
 
 
 if __name__ == "__main__":

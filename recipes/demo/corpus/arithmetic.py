@@ -10,10 +10,41 @@ from recipes.demo.corpus.wording import ask, expand
 Sum = tuple[int, str, int, int]
 WORDS_ZH = {"+": "[加/加/加上/和]", "-": "[减/减/减去]", "×": "[乘以/乘/乘/×]", "÷": "[除以/除以/÷]"}
 WORDS_EN = {"+": "[plus/plus/added to/and]", "-": "minus", "×": "[times/times/multiplied by]", "÷": "divided by"}
-SIGNS = {"+": ["+", "+", " + ", "＋"], "-": ["-", "-", " - "], "×": ["×", "×", "*", "x", " × "], "÷": ["÷", "÷", "/", " ÷ "]}
+SIGNS = {
+    "+": ["+", "+", " + ", "＋"],
+    "-": ["-", "-", " - "],
+    "×": ["×", "×", "*", "x", " × "],
+    "÷": ["÷", "÷", "/", " ÷ "],
+}
 DIGITS = "零一二三四五六七八九十"
-QUESTIONS_ZH = "{e}[等于多少/等于几/是多少/是几/得多少/得几/等于/=多少/=几/的结果是多少/的结果是什么/的答案是多少/结果是几/多少/怎么算/算出来是多少]|{e}[=/=?/=？/等于？/等于?]|[计算/算一下/算算/算/求/帮我算一下/请计算/口算/口算一下/帮我算/请算一下/你算算/心算/帮忙算算][：/]{e}!|{e}|[你知道/你会算]{e}[吗/等于多少吗/是多少吗]|[求/问]{e}的[值/结果/得数]!|[多少/几]是{e}的[结果/得数]".split("|")
-QUESTIONS_EN = "what is {e}|what's {e}|how much is {e}|calculate {e}!|compute {e}!|{e} is what|{e} equals|{e}|what does {e} equal|what does {e} make|work out {e}!|[can you tell me/do you know] what {e} is|solve {e}!|{e} equals what|tell me {e}!|the result of {e}|add up: {e}!".split("|")
+QUESTIONS_ZH = [
+    "{e}[等于多少/等于几/是多少/是几/得多少/得几/等于/=多少/=几/的结果是多少/的结果是什么/的答案是多少/结果是几/多少/怎么算/算出来是多少]",
+    "{e}[=/=?/=？/等于？/等于?]",
+    "[计算/算一下/算算/算/求/帮我算一下/请计算/口算/口算一下/帮我算/请算一下/你算算/心算/帮忙算算][：/]{e}!",
+    "{e}",
+    "[你知道/你会算]{e}[吗/等于多少吗/是多少吗]",
+    "[求/问]{e}的[值/结果/得数]!",
+    "[多少/几]是{e}的[结果/得数]",
+]
+QUESTIONS_EN = [
+    "what is {e}",
+    "what's {e}",
+    "how much is {e}",
+    "calculate {e}!",
+    "compute {e}!",
+    "{e} is what",
+    "{e} equals",
+    "{e}",
+    "what does {e} equal",
+    "what does {e} make",
+    "work out {e}!",
+    "[can you tell me/do you know] what {e} is",
+    "solve {e}!",
+    "{e} equals what",
+    "tell me {e}!",
+    "the result of {e}",
+    "add up: {e}!",
+]
 
 
 def small_sums() -> list[Sum]:
@@ -39,8 +70,10 @@ def _exercise(item: Sum, rng: Random) -> Conversation:
     task = "arithmetic_times" if sign in "×÷" else "arithmetic_20" if max(a, result) <= 20 else "arithmetic_100"
     draw = rng.random()
     if draw < 0.25:
-        text = expand(rng.choice(QUESTIONS_EN), rng, {"e": f"{a} {expand(WORDS_EN[sign], rng)} {b}"}).replace("add up: ", "" if sign != "+" else "add up: ")
-        return single(task, ask(text, "en", rng), f"{a}{sign}{b}={result}")
+        text = expand(rng.choice(QUESTIONS_EN), rng, {"e": f"{a} {expand(WORDS_EN[sign], rng)} {b}"}).replace(
+            "add up: ", "" if sign != "+" else "add up: "
+        )
+        return single(task, ask(text, "en", rng), f"{a} {sign} {b} = {result}")
     if draw < 0.7:
         expression = f"{a}{rng.choice(SIGNS[sign])}{b}"
     elif draw < 0.8 and a <= 10 and b <= 10:
@@ -48,8 +81,17 @@ def _exercise(item: Sum, rng: Random) -> Conversation:
     else:
         expression = f"{a}{expand(WORDS_ZH[sign], rng)}{b}"
     if rng.random() < 0.3:
-        return single(task, expression + rng.choice(["=", "=?", "=？", "等于几？", "等于多少？", "？", "等于几", "等于多少", "得几？", "是多少？"]), f"{a}{sign}{b}={result}")
-    return single(task, ask(expand(rng.choice(QUESTIONS_ZH), rng, {"e": expression}), "zh", rng), f"{a}{sign}{b}={result}")
+        return single(
+            task,
+            expression
+            + rng.choice(
+                ["=", "=?", "=？", "等于几？", "等于多少？", "？", "等于几", "等于多少", "得几？", "是多少？"]
+            ),
+            f"{a}{sign}{b}={result}",
+        )
+    return single(
+        task, ask(expand(rng.choice(QUESTIONS_ZH), rng, {"e": expression}), "zh", rng), f"{a}{sign}{b}={result}"
+    )
 
 
 def arithmetic_conversations(rng: Random) -> list[Conversation]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from recipes.demo.corpus.conversation import Document
 from recipes.demo.corpus.memory import CITIES, CITIES_EN, COLOURS, HOBBIES, HOBBIES_EN, JOBS
 from recipes.demo.corpus.names import GIVEN, SURNAMES, chinese_name, english_name, invented_word
 from recipes.demo.facts import poems, table
+
+Parts = list[tuple[str, int]]
 
 _CHARS = GIVEN + SURNAMES
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -40,40 +41,74 @@ def _chinese_item(rng: Random) -> str:
     return rng.choice([chinese_name(rng), _phrase(rng), rng.choice(table("words"))["zh"], rng.choice(CITIES)])
 
 
-def _repeat(rng: Random) -> Document:
+def _number(rng: Random) -> str:
+    return str(rng.randint(0, 999))
+
+
+def _repeat(rng: Random) -> Parts:
     """A list, then the same list."""
     make = rng.choice([_item, _chinese_item, chinese_name, english_name])
     items = [make(rng) for _ in range(rng.randint(2, 8))]
     joint = rng.choice(["、", "，", " ", ", ", "\n"])
-    opening, arrow = rng.choice([("重复：", "\n重复："), ("重复：", " -> "), ("原文：", "\n抄写："), ("Repeat: ", "\nRepeat: "), ("", " -> "), ("Copy: ", " = "), ("听写：", "\n答：")])
+    opening, arrow = rng.choice(
+        [
+            ("重复：", "\n重复："),
+            ("重复：", " -> "),
+            ("原文：", "\n抄写："),
+            ("Repeat: ", "\nRepeat: "),
+            ("", " -> "),
+            ("Copy: ", " = "),
+            ("听写：", "\n答："),
+        ]
+    )
     text = joint.join(items)
     return [(opening + text + arrow, 0), (text, 1)]
 
 
-def _string(rng: Random) -> Document:
+def _string(rng: Random) -> Parts:
     """A random run of characters, then the same run."""
     alphabet = rng.choice([_CHARS, _CHARS, _LETTERS, "0123456789"])
     text = "".join(rng.choices(alphabet, k=rng.randint(3, 16)))
-    opening, arrow = rng.choice([("“", "”重复一遍是“"), ("", "|"), ("", "\n"), ("抄写", "："), ("[", "] ["), ("密码是", "。请再说一遍密码："), ("The code is ", ". Again, the code is ")])
+    opening, arrow = rng.choice(
+        [
+            ("“", "”重复一遍是“"),
+            ("", "|"),
+            ("", "\n"),
+            ("抄写", "："),
+            ("[", "] ["),
+            ("密码是", "。请再说一遍密码："),
+            ("The code is ", ". Again, the code is "),
+        ]
+    )
     return [(opening + text + arrow, 0), (text, 1)]
 
 
-def _lookup(rng: Random) -> Document:
+def _lookup(rng: Random) -> Parts:
     """A map of random names, then several of its keys asked again."""
     make = rng.choice([_item, _chinese_item, chinese_name, english_name])
-    value = rng.choice([_item, _chinese_item, chinese_name, lambda r: str(r.randint(0, 999))])
+    value = rng.choice([_item, _chinese_item, chinese_name, _number])
     pairs = list({make(rng): value(rng) for _ in range(rng.randint(2, 7))}.items())
     arrow = rng.choice(["->", "->", "：", "=", ": ", " -> "])
-    parts: list[tuple[str, int]] = [("\n".join(key + arrow + val for key, val in pairs) + rng.choice(["\n\n", "\n---\n", "\n问：\n"]), 0)]
+    parts: list[tuple[str, int]] = [
+        ("\n".join(key + arrow + val for key, val in pairs) + rng.choice(["\n\n", "\n---\n", "\n问：\n"]), 0)
+    ]
     for key, val in rng.sample(pairs, min(len(pairs), rng.randint(2, 4))):
         parts += [(key + arrow, 0), (val + "\n", 1)]
     return parts
 
 
-def _person(rng: Random) -> Document:
+def _person(rng: Random) -> Parts:
     """A form about somebody, then its fields asked again."""
     name = chinese_name(rng)
-    fields = {"姓名": name, "城市": rng.choice([*CITIES, _phrase(rng)]), "年龄": str(rng.randint(5, 90)), "职业": rng.choice(JOBS), "爱好": rng.choice(HOBBIES), "颜色": rng.choice(COLOURS), "朋友": chinese_name(rng)}
+    fields = {
+        "姓名": name,
+        "城市": rng.choice([*CITIES, _phrase(rng)]),
+        "年龄": str(rng.randint(5, 90)),
+        "职业": rng.choice(JOBS),
+        "爱好": rng.choice(HOBBIES),
+        "颜色": rng.choice(COLOURS),
+        "朋友": chinese_name(rng),
+    }
     chosen = ["姓名", *rng.sample(list(fields)[1:], rng.randint(1, 4))]
     rng.shuffle(chosen)
     colon = rng.choice(["：", "是"])
@@ -83,10 +118,19 @@ def _person(rng: Random) -> Document:
     return parts
 
 
-def _prose(rng: Random) -> Document:
+def _prose(rng: Random) -> Parts:
     """Somebody is introduced, other things are said, then the name comes again."""
     name, other, city, hobby = chinese_name(rng), chinese_name(rng), rng.choice(CITIES), rng.choice(HOBBIES)
-    middle = rng.choice(["今天天气很好。", f"这里有很多人喜欢{rng.choice(HOBBIES)}。", f"他的朋友叫{other}。", "", "他每天早起。", f"他去过{rng.choice(CITIES)}。"])
+    middle = rng.choice(
+        [
+            "今天天气很好。",
+            f"这里有很多人喜欢{rng.choice(HOBBIES)}。",
+            f"他的朋友叫{other}。",
+            "",
+            "他每天早起。",
+            f"他去过{rng.choice(CITIES)}。",
+        ]
+    )
     frames = [
         ([f"我叫{name}，住在{city}。{middle}我的名字是", name, "。我住在", city, "。"]),
         ([f"有一个人叫{name}，喜欢{hobby}。{middle}这个人的名字是", name, "，他喜欢", hobby, "。"]),
@@ -99,21 +143,50 @@ def _prose(rng: Random) -> Document:
     return [(text, place % 2) for place, text in enumerate(frame)]
 
 
-def _prose_english(rng: Random) -> Document:
+def _prose_english(rng: Random) -> Parts:
     name, other, city, hobby = english_name(rng), english_name(rng), rng.choice(CITIES_EN), rng.choice(HOBBIES_EN)
     frames = [
         ([f"My name is {name} and I live in {city}. My name is ", name, ". I live in ", city, "."]),
-        ([f"A: Hello, I am {name}.\nB: Nice to meet you, ", name, "!\nA: What is my name?\nB: Your name is ", name, "."]),
-        ([f"{name} likes {hobby}. {other} lives in {city}. Who likes {hobby}? ", name, f". Who lives in {city}? ", other, "."]),
+        (
+            [
+                f"A: Hello, I am {name}.\nB: Nice to meet you, ",
+                name,
+                "!\nA: What is my name?\nB: Your name is ",
+                name,
+                ".",
+            ]
+        ),
+        (
+            [
+                f"{name} likes {hobby}. {other} lives in {city}. Who likes {hobby}? ",
+                name,
+                f". Who lives in {city}? ",
+                other,
+                ".",
+            ]
+        ),
         ([f"A: I'm {name}, my friend is {other}.\nB: Hi, ", name, "! How is ", other, "?"]),
-        ([f"The teacher is called {name}; the student is called {other}. The student is ", other, " and the teacher is ", name, "."]),
+        (
+            [
+                f"The teacher is called {name}; the student is called {other}. The student is ",
+                other,
+                " and the teacher is ",
+                name,
+                ".",
+            ]
+        ),
     ]
     return [(text, place % 2) for place, text in enumerate(rng.choice(frames))]
 
 
-def _option(rng: Random) -> Document:
+def _option(rng: Random) -> Parts:
     """Four lettered options, then the letter of one of them, as multiple choice needs it."""
-    pools = [[row["capital_zh"] for row in table("countries")], [row["symbol"] for row in table("elements")], [row["zh"] for row in table("words")], [poem.author for poem in poems()]]
+    pools = [
+        [row["capital_zh"] for row in table("countries")],
+        [row["symbol"] for row in table("elements")],
+        [row["zh"] for row in table("words")],
+        [poem.author for poem in poems()],
+    ]
     options = rng.sample(sorted(set(rng.choice(pools))), 4)
     text = "".join(f"{letter}. {option}\n" for letter, option in zip("ABCD", options, strict=True))
     parts: list[tuple[str, int]] = [(text, 0)]
@@ -125,10 +198,10 @@ def _option(rng: Random) -> Document:
     return parts
 
 
-def copying_documents(num_chars: int, rng: Random) -> list[Document]:
+def copying_documents(num_chars: int, rng: Random) -> list[Parts]:
     """Copy and look-up documents, about `num_chars` characters in all."""
     makers = [_repeat, _string, _lookup, _lookup, _person, _prose, _prose, _prose_english, _option]
-    found: list[Document] = []
+    found: list[Parts] = []
     total = 0
     while total < num_chars:
         item = rng.choice(makers)(rng)

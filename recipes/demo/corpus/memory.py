@@ -1,5 +1,6 @@
 """Conversations whose last answer repeats what the user said earlier: names, likes, places, ages, work, pets."""
 
+# ruff: noqa: E501  (wordings are data: one list a line reads better than wrapped strings)
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,16 +10,243 @@ from recipes.demo.corpus.conversation import Conversation, Turn
 from recipes.demo.corpus.names import GIVEN, PREFIXES, chinese_name, english_name, invented_word
 from recipes.demo.corpus.wording import expand
 
-HOBBIES = "唱歌 跳舞 画画 读书 游泳 跑步 爬山 钓鱼 下棋 打篮球 踢足球 听音乐 看电影 旅游 摄影 写字 做饭 种花 骑车 打乒乓球 打羽毛球 弹琴 吹笛子 滑雪 露营 剪纸 写诗 养鱼 逛街 做手工 打太极 放风筝 集邮 拼图 喝茶 看星星 吃西瓜 睡觉 玩游戏 写代码".split()
-FOODS = "饺子 面条 米饭 苹果 西瓜 草莓 火锅 烤鱼 豆腐 鸡蛋 蛋糕 冰淇淋 汤圆 粽子 月饼 红烧肉 土豆 番茄 牛肉 香蕉".split()
-CITIES = "北京 上海 天津 重庆 深圳 苏州 青岛 大连 广州 杭州 南京 武汉 成都 西安 长沙 郑州 济南 沈阳 哈尔滨 昆明 贵阳 南宁 海口 福州 厦门 合肥 南昌 太原 兰州 西宁 银川 拉萨 桂林 洛阳 开封 扬州 无锡 宁波 温州 珠海 东莞 佛山 烟台 威海 绍兴 台州 丽江 大理 三亚 敦煌 徐州 常州 镇江 泉州 漳州 柳州 宜昌 襄阳 岳阳 株洲".split()
-JOBS = "老师 医生 护士 工人 农民 司机 警察 歌手 作家 画家 厨师 学生 程序员 会计 律师 记者 演员 工程师 翻译 军人 科学家 木匠 裁缝 园丁 导游 快递员 摄影师 设计师 邮递员 消防员".split()
-ANIMALS = "猫 狗 兔子 鸟 鱼 乌龟 仓鼠 鹦鹉 小猫 小狗".split()
-COLOURS = "红色 黄色 蓝色 绿色 白色 黑色 紫色 粉色 橙色 灰色".split()
-HOBBIES_EN = "singing dancing painting reading swimming running fishing chess football basketball music films travelling cooking gardening cycling tennis skiing hiking photography".split()
-CITIES_EN = "London Paris Boston Chicago Berlin Rome Madrid Tokyo Beijing Shanghai Dublin Oslo Sydney Toronto Lisbon Vienna Prague Athens Cairo Delhi Leeds Bristol Denver Seattle Dallas Lyon Milan Geneva Munich Bergen".split()
-JOBS_EN = "teacher doctor nurse worker farmer driver singer writer painter cook student baker lawyer pilot waiter tailor gardener guide soldier dentist".split()
-COLOURS_EN = "red yellow blue green white black purple pink orange grey".split()
+HOBBIES = [
+    "唱歌",
+    "跳舞",
+    "画画",
+    "读书",
+    "游泳",
+    "跑步",
+    "爬山",
+    "钓鱼",
+    "下棋",
+    "打篮球",
+    "踢足球",
+    "听音乐",
+    "看电影",
+    "旅游",
+    "摄影",
+    "写字",
+    "做饭",
+    "种花",
+    "骑车",
+    "打乒乓球",
+    "打羽毛球",
+    "弹琴",
+    "吹笛子",
+    "滑雪",
+    "露营",
+    "剪纸",
+    "写诗",
+    "养鱼",
+    "逛街",
+    "做手工",
+    "打太极",
+    "放风筝",
+    "集邮",
+    "拼图",
+    "喝茶",
+    "看星星",
+    "吃西瓜",
+    "睡觉",
+    "玩游戏",
+    "写代码",
+]
+FOODS = [
+    "饺子",
+    "面条",
+    "米饭",
+    "苹果",
+    "西瓜",
+    "草莓",
+    "火锅",
+    "烤鱼",
+    "豆腐",
+    "鸡蛋",
+    "蛋糕",
+    "冰淇淋",
+    "汤圆",
+    "粽子",
+    "月饼",
+    "红烧肉",
+    "土豆",
+    "番茄",
+    "牛肉",
+    "香蕉",
+]
+CITIES = [
+    "北京",
+    "上海",
+    "天津",
+    "重庆",
+    "深圳",
+    "苏州",
+    "青岛",
+    "大连",
+    "广州",
+    "杭州",
+    "南京",
+    "武汉",
+    "成都",
+    "西安",
+    "长沙",
+    "郑州",
+    "济南",
+    "沈阳",
+    "哈尔滨",
+    "昆明",
+    "贵阳",
+    "南宁",
+    "海口",
+    "福州",
+    "厦门",
+    "合肥",
+    "南昌",
+    "太原",
+    "兰州",
+    "西宁",
+    "银川",
+    "拉萨",
+    "桂林",
+    "洛阳",
+    "开封",
+    "扬州",
+    "无锡",
+    "宁波",
+    "温州",
+    "珠海",
+    "东莞",
+    "佛山",
+    "烟台",
+    "威海",
+    "绍兴",
+    "台州",
+    "丽江",
+    "大理",
+    "三亚",
+    "敦煌",
+    "徐州",
+    "常州",
+    "镇江",
+    "泉州",
+    "漳州",
+    "柳州",
+    "宜昌",
+    "襄阳",
+    "岳阳",
+    "株洲",
+]
+JOBS = [
+    "老师",
+    "医生",
+    "护士",
+    "工人",
+    "农民",
+    "司机",
+    "警察",
+    "歌手",
+    "作家",
+    "画家",
+    "厨师",
+    "学生",
+    "程序员",
+    "会计",
+    "律师",
+    "记者",
+    "演员",
+    "工程师",
+    "翻译",
+    "军人",
+    "科学家",
+    "木匠",
+    "裁缝",
+    "园丁",
+    "导游",
+    "快递员",
+    "摄影师",
+    "设计师",
+    "邮递员",
+    "消防员",
+]
+ANIMALS = ["猫", "狗", "兔子", "鸟", "鱼", "乌龟", "仓鼠", "鹦鹉", "小猫", "小狗"]
+COLOURS = ["红色", "黄色", "蓝色", "绿色", "白色", "黑色", "紫色", "粉色", "橙色", "灰色"]
+HOBBIES_EN = [
+    "singing",
+    "dancing",
+    "painting",
+    "reading",
+    "swimming",
+    "running",
+    "fishing",
+    "chess",
+    "football",
+    "basketball",
+    "music",
+    "films",
+    "travelling",
+    "cooking",
+    "gardening",
+    "cycling",
+    "tennis",
+    "skiing",
+    "hiking",
+    "photography",
+]
+CITIES_EN = [
+    "London",
+    "Paris",
+    "Boston",
+    "Chicago",
+    "Berlin",
+    "Rome",
+    "Madrid",
+    "Tokyo",
+    "Beijing",
+    "Shanghai",
+    "Dublin",
+    "Oslo",
+    "Sydney",
+    "Toronto",
+    "Lisbon",
+    "Vienna",
+    "Prague",
+    "Athens",
+    "Cairo",
+    "Delhi",
+    "Leeds",
+    "Bristol",
+    "Denver",
+    "Seattle",
+    "Dallas",
+    "Lyon",
+    "Milan",
+    "Geneva",
+    "Munich",
+    "Bergen",
+]
+JOBS_EN = [
+    "teacher",
+    "doctor",
+    "nurse",
+    "worker",
+    "farmer",
+    "driver",
+    "singer",
+    "writer",
+    "painter",
+    "cook",
+    "student",
+    "baker",
+    "lawyer",
+    "pilot",
+    "waiter",
+    "tailor",
+    "gardener",
+    "guide",
+    "soldier",
+    "dentist",
+]
+COLOURS_EN = ["red", "yellow", "blue", "green", "white", "black", "purple", "pink", "orange", "grey"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +312,11 @@ def _value(topic: str, language: str, rng: Random) -> str:
         "en": {"like": HOBBIES_EN, "city": CITIES_EN, "job": JOBS_EN, "colour": COLOURS_EN},
     }
     if topic == "city" and rng.random() < 0.3:
-        return "".join(rng.choices(GIVEN, k=2)) + rng.choice(["市", "县", "镇", "村"]) if language == "zh" else invented_word(rng, (2, 3))
+        return (
+            "".join(rng.choices(GIVEN, k=2)) + rng.choice(["市", "县", "镇", "村"])
+            if language == "zh"
+            else invented_word(rng, (2, 3))
+        )
     return rng.choice(pools[language][topic])
 
 
@@ -92,22 +324,51 @@ def _say(wordings: str, value: str, language: str, mark: str, rng: Random) -> st
     text = expand(rng.choice(wordings.split("|")), rng, {"v": value})
     if language == "en" and rng.random() < 0.65:
         text = text[0].upper() + text[1:]
-    marks = {".": ["", "", "。", "！", "。"], "?": ["？", "？", "?", ""]} if language == "zh" else {".": ["", ".", ".", "!"], "?": ["?", "?", ""]}
+    marks = (
+        {".": ["", "", "。", "！", "。"], "?": ["？", "？", "?", ""]}
+        if language == "zh"
+        else {".": ["", ".", ".", "!"], "?": ["?", "?", ""]}
+    )
     return text + rng.choice(marks[mark])
 
 
 def _told(topic: Topic, language: str, rng: Random) -> tuple[Turn, Turn]:
-    value = (chinese_name(rng) if language == "zh" else english_name(rng)) if topic.name == "name" else _value(topic.name, language, rng)
+    value = (
+        (chinese_name(rng) if language == "zh" else english_name(rng))
+        if topic.name == "name"
+        else _value(topic.name, language, rng)
+    )
     told = (_say(topic.tell, value, language, ".", rng), topic.acknowledge.format(v=value))
     asked = (_say(topic.ask, value, language, "?", rng), topic.answer.format(v=value))
     return told, asked
 
 
 def _pet(rng: Random) -> tuple[Turn, Turn]:
-    animal, name = rng.choice(ANIMALS), rng.choice([*PREFIXES, ""]) + rng.choice(GIVEN) + rng.choice(["", rng.choice(GIVEN)])
-    told = expand(rng.choice(["我[有/养了/家有]一只{a}，[它/]叫{n}", "我家的{a}[叫/名叫/名字叫]{n}", "我的{a}[叫/名叫]{n}"]), rng, {"a": animal, "n": name})
-    asked = expand(rng.choice(["我[家/]的{a}叫什么[名字/]", "[你/]记得我的{a}叫什么[名字/][吗/]", "我的{a}的名字是什么", "我养的{a}叫什么"]), rng, {"a": animal})
-    return (told + rng.choice(["", "。"]), f"{name}，真好听的名字！"), (asked + rng.choice(["？", "?", ""]), f"你的{animal}叫{name}。")
+    animal, name = (
+        rng.choice(ANIMALS),
+        rng.choice([*PREFIXES, ""]) + rng.choice(GIVEN) + rng.choice(["", rng.choice(GIVEN)]),
+    )
+    told = expand(
+        rng.choice(["我[有/养了/家有]一只{a}，[它/]叫{n}", "我家的{a}[叫/名叫/名字叫]{n}", "我的{a}[叫/名叫]{n}"]),
+        rng,
+        {"a": animal, "n": name},
+    )
+    asked = expand(
+        rng.choice(
+            [
+                "我[家/]的{a}叫什么[名字/]",
+                "[你/]记得我的{a}叫什么[名字/][吗/]",
+                "我的{a}的名字是什么",
+                "我养的{a}叫什么",
+            ]
+        ),
+        rng,
+        {"a": animal},
+    )
+    return (told + rng.choice(["", "。"]), f"{name}，真好听的名字！"), (
+        asked + rng.choice(["？", "?", ""]),
+        f"你的{animal}叫{name}。",
+    )
 
 
 def memory_conversations(pool: list[Conversation], count: int, rng: Random) -> list[Conversation]:

@@ -4,6 +4,7 @@ An opening never changes the answer. The nonsense ones are composed at random fr
 seen at this place do not derail the model.
 """
 
+# ruff: noqa: E501  (wordings are data: one list a line reads better than wrapped strings)
 from __future__ import annotations
 
 from random import Random
@@ -26,14 +27,143 @@ you are smart, |I heard you know a lot, |buddy, |dear model, |baichuan, |thanks,
     "\n", ""
 ).split("|")[:-1]
 
-_TIMES = "今天|昨天|刚才|早上|晚上|周末|上午|下午|中午|前几天|上周|去年|小时候|放学后|下班后|吃饭的时候|睡觉前|路上|课间|最近".split("|")
-_PEOPLE = "我|妈妈|爸爸|同学|老师|邻居|哥哥|姐姐|弟弟|妹妹|爷爷|奶奶|同事|朋友|小王|小李|叔叔|我们班|隔壁老张|表弟".split("|")
-_PLACES = "在公园|在学校|在家里|在图书馆|在车上|在食堂|在办公室|在书店|在海边|在楼下|在教室|在网上||||".split("|")
-_DEEDS = "看书|散步|吃饭|聊天|写作业|看电视|喝茶|打球|跑步|画画|听歌|上课|开会|买菜|做题|发呆|玩游戏|收拾房间|看到一个词|讨论一个问题|看了一本书|学了新课|想到一件事".split("|")
-_LINKS = "，|，|，|，想问|，忽然想到，|，有人问，|，就想知道，|。请问|。|，所以问你：| ".split("|")
+_TIMES = [
+    "今天",
+    "昨天",
+    "刚才",
+    "早上",
+    "晚上",
+    "周末",
+    "上午",
+    "下午",
+    "中午",
+    "前几天",
+    "上周",
+    "去年",
+    "小时候",
+    "放学后",
+    "下班后",
+    "吃饭的时候",
+    "睡觉前",
+    "路上",
+    "课间",
+    "最近",
+]
+_PEOPLE = [
+    "我",
+    "妈妈",
+    "爸爸",
+    "同学",
+    "老师",
+    "邻居",
+    "哥哥",
+    "姐姐",
+    "弟弟",
+    "妹妹",
+    "爷爷",
+    "奶奶",
+    "同事",
+    "朋友",
+    "小王",
+    "小李",
+    "叔叔",
+    "我们班",
+    "隔壁老张",
+    "表弟",
+]
+_PLACES = [
+    "在公园",
+    "在学校",
+    "在家里",
+    "在图书馆",
+    "在车上",
+    "在食堂",
+    "在办公室",
+    "在书店",
+    "在海边",
+    "在楼下",
+    "在教室",
+    "在网上",
+    "",
+    "",
+    "",
+    "",
+]
+_DEEDS = [
+    "看书",
+    "散步",
+    "吃饭",
+    "聊天",
+    "写作业",
+    "看电视",
+    "喝茶",
+    "打球",
+    "跑步",
+    "画画",
+    "听歌",
+    "上课",
+    "开会",
+    "买菜",
+    "做题",
+    "发呆",
+    "玩游戏",
+    "收拾房间",
+    "看到一个词",
+    "讨论一个问题",
+    "看了一本书",
+    "学了新课",
+    "想到一件事",
+]
+_LINKS = ["，", "，", "，", "，想问", "，忽然想到，", "，有人问，", "，就想知道，", "。请问", "。", "，所以问你：", " "]
 _CHARS = "天地人大小多少上下来去春夏秋冬风花雪月山水石木火土金银红黄蓝绿白黑书画琴棋车马牛羊鱼鸟虫草米面茶酒高低长短快慢新旧东西南北早晚前后左右心手口目耳足头身星云雨电光声"
-_WORDS_EN = "apple|river|today|maybe|green|yesterday|window|music|seven|because|mountain|quiet|running|coffee|paper|people|orange|school|winter|light|always|somewhere|table|garden|little|yellow|morning|story|number".split("|")
-_SCENES_EN = "I am at school and |my sister is reading, |we were talking, and |it is raining, |I had lunch, |yesterday I read a book, |I am learning Chinese, |we have a quiz tomorrow, |I am bored, |I am on the bus, |long day today, |my cat is asleep, |since you are here, |before I go, |after dinner we asked ourselves: ".split("|")
+_WORDS_EN = [
+    "apple",
+    "river",
+    "today",
+    "maybe",
+    "green",
+    "yesterday",
+    "window",
+    "music",
+    "seven",
+    "because",
+    "mountain",
+    "quiet",
+    "running",
+    "coffee",
+    "paper",
+    "people",
+    "orange",
+    "school",
+    "winter",
+    "light",
+    "always",
+    "somewhere",
+    "table",
+    "garden",
+    "little",
+    "yellow",
+    "morning",
+    "story",
+    "number",
+]
+_SCENES_EN = [
+    "I am at school and ",
+    "my sister is reading, ",
+    "we were talking, and ",
+    "it is raining, ",
+    "I had lunch, ",
+    "yesterday I read a book, ",
+    "I am learning Chinese, ",
+    "we have a quiz tomorrow, ",
+    "I am bored, ",
+    "I am on the bus, ",
+    "long day today, ",
+    "my cat is asleep, ",
+    "since you are here, ",
+    "before I go, ",
+    "after dinner we asked ourselves: ",
+]
 
 
 def opening_zh(rng: Random) -> str:

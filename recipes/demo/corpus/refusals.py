@@ -1,5 +1,6 @@
 """Questions the model has not learnt to answer: everyday topics, and names that do not exist."""
 
+# ruff: noqa: E501  (wordings are data: one list a line reads better than wrapped strings)
 from __future__ import annotations
 
 from random import Random
@@ -9,24 +10,249 @@ from recipes.demo.corpus.conversation import Conversation, single
 from recipes.demo.corpus.names import GIVEN, chinese_name, invented_word
 from recipes.demo.corpus.relations import Relation, Row, all_relations
 from recipes.demo.corpus.verses import AUTHOR, RECITE
-from recipes.demo.corpus.wording import ask, ask_noun, expand
+from recipes.demo.corpus.wording import ask, ask_noun, expand, template_language
 
 REFUSE_ZH = "抱歉，这个问题我还没有学过。我是一个小模型，可以回答国家首都、化学元素、唐诗、成语、算术和翻译方面的问题。"
 REFUSE_EN = "Sorry, I have not learnt about that. I am a small model and can answer questions about capitals, elements, Tang poems, idioms, arithmetic and translation."
 PLACE_CHARS = "云雾龙虎凤月星风火雷木石金银铁铜玉珠花草桃李梅兰竹松柏鹤鹿熊狼鹰狐蓝红白黑青紫东西南北海山河湖江沙岛谷林雪冰水天光影梦幻神仙灵魔巨古新大小长安平乐永恒卡拉塔瓦尼罗米亚斯诺维索布克里达贝莫加伦巴西赫菲普坎迪萨奥利"
 SUFFIXES = ["国", "国", "国", "王国", "帝国", "共和国", "联邦", "", "", "岛", "星", "亚", "斯坦", "尼亚", "兰"]
-KNOWN_FICTION = "瓦坎达 亚特兰蒂斯 乌有国 火星国 蓝精灵国 桃花国 云中国 月亮国 金山国 白云国 花果山 水晶国 龙门国 乌托邦 中土世界 女儿国 大人国 小人国 君子国 魔法王国 纳尼亚 香格里拉 西梁女国 天空之城 霍格沃茨".split()
+KNOWN_FICTION = [
+    "瓦坎达",
+    "亚特兰蒂斯",
+    "乌有国",
+    "火星国",
+    "蓝精灵国",
+    "桃花国",
+    "云中国",
+    "月亮国",
+    "金山国",
+    "白云国",
+    "花果山",
+    "水晶国",
+    "龙门国",
+    "乌托邦",
+    "中土世界",
+    "女儿国",
+    "大人国",
+    "小人国",
+    "君子国",
+    "魔法王国",
+    "纳尼亚",
+    "香格里拉",
+    "西梁女国",
+    "天空之城",
+    "霍格沃茨",
+]
 # real places that are not in the table; saying so is honest
-UNTAUGHT = "乍得 尼日尔 刚果 加蓬 多哥 贝宁 几内亚 利比里亚 塞拉利昂 冈比亚 毛里塔尼亚 厄立特里亚 吉布提 布隆迪 马拉维 莱索托 塞舌尔 毛里求斯 科摩罗 巴林 以色列 塞浦路斯 摩纳哥 安道尔 圣马力诺 黑山 北马其顿 摩尔多瓦 苏里南 圭亚那 洪都拉斯 尼加拉瓜 萨尔瓦多 多米尼加 巴巴多斯 萨摩亚 汤加 图瓦卢 瑙鲁 帕劳".split()
-ENGLISH_FICTION = "Wakanda|Atlantis|Narnia|Utopia|Gondor|Mordor|Genovia|Latveria|Westeros|Hogwarts|Neverland|Oz|Middle-earth|Elbonia|Freedonia|Sokovia|Zamunda|Panem".split("|")
-UNTAUGHT_WORDS = "螺丝刀 抽屉 蜻蜓 章鱼 显微镜 望远镜 拖拉机 冰箱 洗衣机 空调 地毯 窗帘 枕头 被子 牙刷 毛巾 剪刀 锤子 螺丝 电线 键盘 鼠标 鲸鱼 海豚 企鹅 鸽子 骆驼 松鼠 刺猬 蜗牛 蜘蛛 蚊子 菠萝 芒果 榴莲 荔枝 菠菜 茄子 黄瓜 南瓜 辣椒 酱油 醋 勺子 筷子 盘子 律师 记者 工程师 科学家 护照 合同 民主 经济 哲学 灵魂 勇气 友谊 智慧 责任 沙发 镜子 楼梯 花园 操场 邮局 超市 彩虹 闪电 地震 火山 沙漠 瀑布 岛屿".split()
-UNTAUGHT_ENGLISH = "screwdriver drawer octopus microscope telescope refrigerator curtain pillow towel scissors hammer keyboard whale dolphin penguin pigeon camel squirrel snail mosquito pineapple mango spinach pumpkin pepper spoon fork plate lawyer journalist engineer passport contract democracy economy philosophy soul courage wisdom sofa mirror stairs garden market rainbow lightning earthquake volcano desert waterfall island thunder shadow silence bottle basket candle kitchen bathroom ceiling carpet feather leather".split()
+UNTAUGHT = [
+    "乍得",
+    "尼日尔",
+    "刚果",
+    "加蓬",
+    "多哥",
+    "贝宁",
+    "几内亚",
+    "利比里亚",
+    "塞拉利昂",
+    "冈比亚",
+    "毛里塔尼亚",
+    "厄立特里亚",
+    "吉布提",
+    "布隆迪",
+    "马拉维",
+    "莱索托",
+    "塞舌尔",
+    "毛里求斯",
+    "科摩罗",
+    "巴林",
+    "以色列",
+    "塞浦路斯",
+    "摩纳哥",
+    "安道尔",
+    "圣马力诺",
+    "黑山",
+    "北马其顿",
+    "摩尔多瓦",
+    "苏里南",
+    "圭亚那",
+    "洪都拉斯",
+    "尼加拉瓜",
+    "萨尔瓦多",
+    "多米尼加",
+    "巴巴多斯",
+    "萨摩亚",
+    "汤加",
+    "图瓦卢",
+    "瑙鲁",
+    "帕劳",
+]
+ENGLISH_FICTION = [
+    "Wakanda",
+    "Atlantis",
+    "Narnia",
+    "Utopia",
+    "Gondor",
+    "Mordor",
+    "Genovia",
+    "Latveria",
+    "Westeros",
+    "Hogwarts",
+    "Neverland",
+    "Oz",
+    "Middle-earth",
+    "Elbonia",
+    "Freedonia",
+    "Sokovia",
+    "Zamunda",
+    "Panem",
+]
+UNTAUGHT_WORDS = [
+    "螺丝刀",
+    "抽屉",
+    "蜻蜓",
+    "章鱼",
+    "显微镜",
+    "望远镜",
+    "拖拉机",
+    "冰箱",
+    "洗衣机",
+    "空调",
+    "地毯",
+    "窗帘",
+    "枕头",
+    "被子",
+    "牙刷",
+    "毛巾",
+    "剪刀",
+    "锤子",
+    "螺丝",
+    "电线",
+    "键盘",
+    "鼠标",
+    "鲸鱼",
+    "海豚",
+    "企鹅",
+    "鸽子",
+    "骆驼",
+    "松鼠",
+    "刺猬",
+    "蜗牛",
+    "蜘蛛",
+    "蚊子",
+    "菠萝",
+    "芒果",
+    "榴莲",
+    "荔枝",
+    "菠菜",
+    "茄子",
+    "黄瓜",
+    "南瓜",
+    "辣椒",
+    "酱油",
+    "醋",
+    "勺子",
+    "筷子",
+    "盘子",
+    "律师",
+    "记者",
+    "工程师",
+    "科学家",
+    "护照",
+    "合同",
+    "民主",
+    "经济",
+    "哲学",
+    "灵魂",
+    "勇气",
+    "友谊",
+    "智慧",
+    "责任",
+    "沙发",
+    "镜子",
+    "楼梯",
+    "花园",
+    "操场",
+    "邮局",
+    "超市",
+    "彩虹",
+    "闪电",
+    "地震",
+    "火山",
+    "沙漠",
+    "瀑布",
+    "岛屿",
+]
+UNTAUGHT_ENGLISH = [
+    "screwdriver",
+    "drawer",
+    "octopus",
+    "microscope",
+    "telescope",
+    "refrigerator",
+    "curtain",
+    "pillow",
+    "towel",
+    "scissors",
+    "hammer",
+    "keyboard",
+    "whale",
+    "dolphin",
+    "penguin",
+    "pigeon",
+    "camel",
+    "squirrel",
+    "snail",
+    "mosquito",
+    "pineapple",
+    "mango",
+    "spinach",
+    "pumpkin",
+    "pepper",
+    "spoon",
+    "fork",
+    "plate",
+    "lawyer",
+    "journalist",
+    "engineer",
+    "passport",
+    "contract",
+    "democracy",
+    "economy",
+    "philosophy",
+    "soul",
+    "courage",
+    "wisdom",
+    "sofa",
+    "mirror",
+    "stairs",
+    "garden",
+    "market",
+    "rainbow",
+    "lightning",
+    "earthquake",
+    "volcano",
+    "desert",
+    "waterfall",
+    "island",
+    "thunder",
+    "shadow",
+    "silence",
+    "bottle",
+    "basket",
+    "candle",
+    "kitchen",
+    "bathroom",
+    "ceiling",
+    "carpet",
+    "feather",
+    "leather",
+]
 
 
 def refusal_conversations(rng: Random) -> list[Conversation]:
     """Everyday questions outside the domain, then unknown places, elements, poems, idioms and words."""
     found = []
-    for language, reply, per_template in (("zh", REFUSE_ZH, 75), ("en", REFUSE_EN, 60)):
+    for language, reply, per_template in (("zh", REFUSE_ZH, 75), ("en", REFUSE_EN, 44)):
         for template in facts.refusal_templates(language):
             for _ in range(per_template):
                 found.append(single("refuse_" + language, ask(expand(template, rng), language, rng), reply))
@@ -45,13 +271,19 @@ def _place(rng: Random) -> str:
 def _relation_question(relation: Relation, row: Row, rng: Random) -> str:
     if relation.nouns and rng.random() < 0.4:
         return ask_noun(expand(rng.choice(relation.nouns), rng, row), relation.language, rng)
-    return ask(expand(rng.choice(relation.cores), rng, row), relation.language, rng)
+    core = rng.choice(relation.cores)
+    return ask(expand(core, rng, row), template_language(core, relation.language), rng)
 
 
 def _unknown_places(rng: Random) -> list[Conversation]:
     by_task = {relation.task: relation for relation in all_relations()}
     known = {row["zh"] for row in by_task["capital_zh"].rows} | {row["cap"] for row in by_task["capital_zh"].rows}
-    replies = {"capital_zh": "抱歉，我不知道{}的首都。", "continent_zh": "抱歉，我不知道{}在哪个洲。", "currency_zh": "抱歉，我不知道{}的货币。", "capital_of_zh": "抱歉，我不知道{}是哪个国家的首都。"}
+    replies = {
+        "capital_zh": "抱歉，我不知道{}的首都。",
+        "continent_zh": "抱歉，我不知道{}在哪个洲。",
+        "currency_zh": "抱歉，我不知道{}的货币。",
+        "capital_of_zh": "抱歉，我不知道{}是哪个国家的首都。",
+    }
     counts = {"capital_zh": 2600, "continent_zh": 700, "currency_zh": 700, "capital_of_zh": 900}
     found = []
     for task, count in counts.items():
@@ -84,7 +316,9 @@ def _unknown_texts(rng: Random) -> list[Conversation]:
             continue
         templates = AUTHOR if rng.random() < 0.55 else RECITE
         marked = rng.choice(["《{}》", "《{}》", "{}", "“{}”"]).format(title)
-        core = expand(rng.choice([item for item in templates if not item.isascii() and item != "{t}"]), rng, {"t": marked})
+        core = expand(
+            rng.choice([item for item in templates if not item.isascii() and item != "{t}"]), rng, {"t": marked}
+        )
         if core.removesuffix("!") == marked:
             continue
         found.append(single("unknown_poem", ask(core, "zh", rng), f"抱歉，我没有学过《{title}》。"))
@@ -109,16 +343,36 @@ def _unknown_rest(rng: Random) -> list[Conversation]:
         found.append(single("unknown_element", question, f"抱歉，我不知道{name}的元素符号。"))
     for _ in range(500):
         name = invented_word(rng, (2, 3)).lower() + rng.choice(["ium", "on", "ine", ""])
-        found.append(single("unknown_element", _relation_question(by_task["symbol_en"], {"en": name, "sym": ""}, rng), f"Sorry, I do not know the symbol of {name}."))
-    for task, pool, reply in (("word_zh_en", UNTAUGHT_WORDS, "抱歉，我不知道“{}”的英文。"), ("word_en_zh", UNTAUGHT_ENGLISH, "抱歉，我不知道“{}”的中文。")):
+        found.append(
+            single(
+                "unknown_element",
+                _relation_question(by_task["symbol_en"], {"en": name, "sym": ""}, rng),
+                f"Sorry, I do not know the symbol of {name}.",
+            )
+        )
+    for task, pool, reply in (
+        ("word_zh_en", UNTAUGHT_WORDS, "抱歉，我不知道“{}”的英文。"),
+        ("word_en_zh", UNTAUGHT_ENGLISH, "抱歉，我不知道“{}”的中文。"),
+    ):
         for _ in range(700):
             word = rng.choice(pool)
             if word in words:
                 continue
-            core = expand(rng.choice([item for item in by_task[task].cores if not item.startswith("翻译：")]), rng, {"q": rng.choice(["{}", "“{}”"]).format(word)})
-            found.append(single("unknown_word", ask(core, "zh", rng), reply.format(word)))
+            template = rng.choice([item for item in by_task[task].cores if not item.startswith("翻译：")])
+            core = expand(template, rng, {"q": rng.choice(["{}", "“{}”"]).format(word)})
+            found.append(single("unknown_word", ask(core, template_language(template, "zh"), rng), reply.format(word)))
     for _ in range(500):
         person = chinese_name(rng)
-        core = expand("[{n}/]是谁|{n}是[什么人/哪里人/做什么的]|[介绍一下/说说]{n}!|{n}[多大了/在哪里/有什么成就]|[你认识/认识]{n}吗".split("|")[rng.randrange(1, 5)], rng, {"n": person})
+        core = expand(
+            [
+                "[{n}/]是谁",
+                "{n}是[什么人/哪里人/做什么的]",
+                "[介绍一下/说说]{n}!",
+                "{n}[多大了/在哪里/有什么成就]",
+                "[你认识/认识]{n}吗",
+            ][rng.randrange(1, 5)],
+            rng,
+            {"n": person},
+        )
         found.append(single("refuse_zh", ask(core, "zh", rng), REFUSE_ZH))
     return found

@@ -4,6 +4,7 @@ A relation is a set of rows and the ways to ask about them. It yields conversati
 pre-training documents.
 """
 
+# ruff: noqa: E501  (wordings are data: one list a line reads better than wrapped strings)
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from random import Random
 
 from recipes.demo import facts
 from recipes.demo.corpus.conversation import Conversation, Document, document, single
-from recipes.demo.corpus.wording import ask, ask_noun, expand
+from recipes.demo.corpus.wording import ask, ask_noun, expand, template_language
 
 Row = dict[str, str]
 
@@ -39,7 +40,8 @@ class Relation:
         """One message that asks about `row`."""
         if self.nouns and rng.random() < 0.4:
             return ask_noun(expand(rng.choice(self.nouns), rng, row), self.language, rng)
-        return ask(expand(rng.choice(self.cores), rng, row), self.language, rng)
+        core = rng.choice(self.cores)
+        return ask(expand(core, rng, row), template_language(core, self.language), rng)
 
     def reply(self, row: Row) -> str:
         """The answer about `row`."""
@@ -102,8 +104,13 @@ def _countries() -> list[Relation]:
 def _places_and_elements() -> list[Relation]:
     provinces = facts.table("provinces")
     # 吉林 has no other reading here; a city named like its province would be ambiguous and is not in the table
-    short = tuple({"name": row["name"], "short": row["short_name"]} for row in (*provinces, *facts.table("short_names")))
-    elements = tuple({"n": row["number"], "sym": row["symbol"], "zh": row["name_zh"], "en": row["name_en"]} for row in facts.table("elements"))
+    short = tuple(
+        {"name": row["name"], "short": row["short_name"]} for row in (*provinces, *facts.table("short_names"))
+    )
+    elements = tuple(
+        {"n": row["number"], "sym": row["symbol"], "zh": row["name_zh"], "en": row["name_en"]}
+        for row in facts.table("elements")
+    )
     return [
         Relation("province_capital", "zh", provinces, "{name}的省会是{capital}。", _cores("province_capital"), ("{name}的省会", "{name}省会", "{name}的省会城市", "{name}的首府"), ("{name}的省会是{capital}，简称{short_name}。",), "name", ("{name}", "{capital}"), 44),
         Relation("province_of", "zh", provinces, "{capital}是{name}的省会。", _cores("province_of"), (), ("{capital}是{name}的省会。",), "capital", ("{capital}", "{name}"), 30),
@@ -120,7 +127,10 @@ def _places_and_elements() -> list[Relation]:
 def _language() -> list[Relation]:
     idioms = tuple(row | {"mean": row["meaning_zh"].removeprefix("：")} for row in facts.table("idioms"))
     colon = {row["idiom"] for row in idioms if row["meaning_zh"].startswith("：")}
-    idioms = tuple(row | {"mean": ("的意思是" if row["idiom"] in colon else "") + row["mean"], "key": row["idiom"]} for row in idioms)
+    idioms = tuple(
+        row | {"mean": ("的意思是" if row["idiom"] in colon else "") + row["mean"], "key": row["idiom"]}
+        for row in idioms
+    )
     words = tuple(row | {"key": row["zh"]} for row in facts.table("words"))
     english = tuple(row | {"key": row["en"]} for row in facts.table("words"))
     pairs = [(row["word"], row["opposite"]) for row in facts.table("antonyms")]
@@ -155,8 +165,65 @@ def relation_conversations(relation: Relation, rng: Random) -> list[Conversation
     return found
 
 
-FOLLOW_ZH = "那{x}呢|{x}呢|那么{x}呢|换成{x}呢|那{x}的呢|那要是{x}呢|如果是{x}呢|再问{x}呢|{x}又是什么|那{x}又是什么|{x}怎么样呢|还有{x}呢|那么换{x}|再来一个：{x}|改成{x}呢|{x}的又是什么|接着说{x}|同样的问题，{x}|{x}".split("|")
-FOLLOW_EN = "what about {x}|how about {x}|and {x}|and what about {x}|what of {x}|then {x}|and for {x}|now {x}|same question for {x}|and the same for {x}|ok and {x}|what is it for {x}".split("|")
+LISTING = [
+    "[说出/列举/列出/说说/请列出/请说出/告诉我/写出/举出/给出]{n}个{c}[的/]国家[的名字/]!",
+    "{c}有哪些国家，[说/列/举]{n}个!",
+    "[请/]举{n}个{c}国家的例子!",
+    "{c}[的/]国家[说/来/列]{n}个!",
+    "[你能/能]说出{n}个{c}国家吗",
+]
+
+
+def listing_conversations(rng: Random) -> list[Conversation]:
+    """Requests to name some countries of a continent; the reply is always the first ones of the table."""
+    found = []
+    by_continent: dict[str, list[str]] = {}
+    for row in facts.table("countries"):
+        by_continent.setdefault(row["continent_zh"], []).append(row["name_zh"])
+    for continent, names in by_continent.items():
+        for number, digit in ((2, "两"), (3, "三"), (4, "四"), (5, "五")):
+            for _ in range(24 if len(names) >= number else 0):
+                fields = {"n": rng.choice([digit, str(number)]), "c": continent}
+                question = ask(expand(rng.choice(LISTING), rng, fields), "zh", rng)
+                found.append(single("listing", question, "、".join(names[:number]) + "。"))
+    return found
+
+
+FOLLOW_ZH = [
+    "那{x}呢",
+    "{x}呢",
+    "那么{x}呢",
+    "换成{x}呢",
+    "那{x}的呢",
+    "那要是{x}呢",
+    "如果是{x}呢",
+    "再问{x}呢",
+    "{x}又是什么",
+    "那{x}又是什么",
+    "{x}怎么样呢",
+    "还有{x}呢",
+    "那么换{x}",
+    "再来一个：{x}",
+    "改成{x}呢",
+    "{x}的又是什么",
+    "接着说{x}",
+    "同样的问题，{x}",
+    "{x}",
+]
+FOLLOW_EN = [
+    "what about {x}",
+    "how about {x}",
+    "and {x}",
+    "and what about {x}",
+    "what of {x}",
+    "then {x}",
+    "and for {x}",
+    "now {x}",
+    "same question for {x}",
+    "and the same for {x}",
+    "ok and {x}",
+    "what is it for {x}",
+]
 
 
 def follow_ups(relation: Relation, count: int, rng: Random) -> list[Conversation]:
@@ -181,13 +248,15 @@ def relation_documents(relation: Relation, rng: Random) -> list[Document]:
     """Statements, questions with answers, and lists of pairs."""
     found: list[Document] = []
     for row in relation.rows:
-        found += [expand(template, rng, row) for template in relation.prose for _ in range(3)]
-        for _ in range(3):
+        found += [expand(template, rng, row) for template in relation.prose for _ in range(4)]
+        for _ in range(5):
             frame = rng.choice(["问：{}\n答：", "问题：{}\n答案：", "{}\n", "Q: {}\nA: ", "{} "])
-            found.append(document([(frame.format(relation.question(_quoted(row, rng), rng)), 0), (relation.reply(row), 1)], rng))
+            found.append(
+                document([(frame.format(relation.question(_quoted(row, rng), rng)), 0), (relation.reply(row), 1)], rng)
+            )
     if relation.arrow[0]:
         pairs = [(relation.arrow[0].format_map(row), relation.arrow[1].format_map(row)) for row in relation.rows]
-        found += arrow_documents(pairs, len(pairs) * 3, rng)
+        found += arrow_documents(pairs, len(pairs) * 5, rng)
     return found
 
 

@@ -1,5 +1,6 @@
 """Very small stories: a little connected prose in both languages."""
 
+# ruff: noqa: E501  (wordings are data: one list a line reads better than wrapped strings)
 from __future__ import annotations
 
 from random import Random
@@ -7,12 +8,42 @@ from random import Random
 from recipes.demo.corpus.conversation import Conversation, single
 from recipes.demo.corpus.wording import ask, expand
 
-ANIMALS = (("小猫", "cat"), ("小狗", "dog"), ("小兔", "rabbit"), ("小熊", "bear"), ("小鸟", "bird"), ("小猴", "monkey"), ("小马", "horse"), ("小羊", "sheep"))
-PLACES = (("森林里", "forest"), ("河边", "river"), ("山上", "mountain"), ("公园里", "park"), ("学校旁边", "school"), ("花园里", "garden"))
+ANIMALS = (
+    ("小猫", "cat"),
+    ("小狗", "dog"),
+    ("小兔", "rabbit"),
+    ("小熊", "bear"),
+    ("小鸟", "bird"),
+    ("小猴", "monkey"),
+    ("小马", "horse"),
+    ("小羊", "sheep"),
+)
+PLACES = (
+    ("森林里", "forest"),
+    ("河边", "river"),
+    ("山上", "mountain"),
+    ("公园里", "park"),
+    ("学校旁边", "school"),
+    ("花园里", "garden"),
+)
 THINGS = (("苹果", "apple"), ("帽子", "hat"), ("书", "book"), ("钥匙", "key"), ("雨伞", "umbrella"), ("花", "flower"))
 FEELINGS = (("很着急", "worried"), ("很难过", "sad"), ("很累", "tired"), ("很害怕", "scared"))
-ASK_ZH = "[给我/跟我/为我/请/请给我/][讲/说/写/来/编][个/一个/一个小/个小/一则]故事[吧/听听/]!|[能/可以/会/能不能]讲[个/一个]故事吗|[我想/我要/想]听故事!|[睡前/来个/来一个]故事!|故事[时间/来一个]!|[编/写][一个/个][童话/小故事/小动物的故事]!".split("|")
-ASK_EN = "tell [me/us] a [story/short story/little story]!|write [me /]a [short /]story!|[can/could] you tell [me/us] a story|I want [to hear /]a story!|a story, please!|[give me/let me hear] a [short /]story!".split("|")
+ASK_ZH = [
+    "[给我/跟我/为我/请/请给我/][讲/说/写/来/编][个/一个/一个小/个小/一则]故事[吧/听听/]!",
+    "[能/可以/会/能不能]讲[个/一个]故事吗",
+    "[我想/我要/想]听故事!",
+    "[睡前/来个/来一个]故事!",
+    "故事[时间/来一个]!",
+    "[编/写][一个/个][童话/小故事/小动物的故事]!",
+]
+ASK_EN = [
+    "tell [me/us] a [story/short story/little story]!",
+    "write [me /]a [short /]story!",
+    "[can/could] you tell [me/us] a story",
+    "I want [to hear /]a story!",
+    "a story, please!",
+    "[give me/let me hear] a [short /]story!",
+]
 
 
 def story_zh(rng: Random) -> str:

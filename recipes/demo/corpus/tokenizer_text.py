@@ -1,7 +1,8 @@
 """Training text for the tokenizer.
 
 Sentences made from templates repeat whole phrases, and byte-pair encoding would learn those as single tokens, which
-hurts every other wording. So runs of Chinese in generated text are cut at random into one to three characters, a line each.
+hurts every other wording. So runs of Chinese in generated text are cut at random into pieces of one to three
+characters, a line each.
 """
 
 from __future__ import annotations
@@ -36,7 +37,12 @@ def tokenizer_lines(conversations: list[Conversation], documents: list[Document]
         lines += [poem.title, poem.author, *poem.lines]
     for name in ("countries", "provinces", "elements", "words", "antonyms", "idioms"):
         lines += [value for row in facts.table(name) for value in row.values()] * 3
-    generated = [text for item in rng.sample(conversations, min(len(conversations), 7000)) for turn in item.turns for text in turn]
+    generated = [
+        text
+        for item in rng.sample(conversations, min(len(conversations), 7000))
+        for turn in item.turns
+        for text in turn
+    ]
     generated += [document_text(item) for item in rng.sample(documents, min(len(documents), 4000))]
     for text in generated:
         lines += [piece.strip() for piece in cut(text.replace("\n", " "), rng).split("\n")]

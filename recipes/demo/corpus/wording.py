@@ -71,6 +71,11 @@ def normalise_prompt(text: str) -> str:
     return "".join(kept)
 
 
+def template_language(template: str, default: str) -> str:
+    """ "en" for a template without any Chinese that is a phrase of several words, else `default`."""
+    return "en" if template.isascii() and template[:1].islower() and " " in template.strip() else default
+
+
 def ask(core: str, language: str, rng: Random) -> str:
     """A whole message: the core with an opening and an ending that fit its language and kind."""
     order = core.endswith("!")
@@ -88,8 +93,42 @@ def ask_noun(noun: str, language: str, rng: Random) -> str:
 
 def _ending_zh(core: str, order: bool, rng: Random) -> str:
     if order:
-        return rng.choice(["", "", "", "。", "。", "吧", "吧。", "，谢谢", "，谢谢。", "！", "，好吗？", "，可以吗？", "，行吗", "，麻烦了"])
-    plain = ["？"] * 10 + ["?"] * 3 + [""] * 7 + ["？谢谢", "？谢谢！", "，谢谢", "？？", " ？", "？急", "？请回答。", "。", "？帮帮我", "，求解答", "？麻烦了。"]
+        return rng.choice(
+            [
+                "",
+                "",
+                "",
+                "。",
+                "。",
+                "吧",
+                "吧。",
+                "，谢谢",
+                "，谢谢。",
+                "！",
+                "，好吗？",
+                "，可以吗？",
+                "，行吗",
+                "，麻烦了",
+            ]
+        )
+    plain = (
+        ["？"] * 10
+        + ["?"] * 3
+        + [""] * 7
+        + [
+            "？谢谢",
+            "？谢谢！",
+            "，谢谢",
+            "？？",
+            " ？",
+            "？急",
+            "？请回答。",
+            "。",
+            "？帮帮我",
+            "，求解答",
+            "？麻烦了。",
+        ]
+    )
     if core[-1] not in "吗呢吧啊着":
         plain += ["呢？", "呢？", "呢", "啊？", "啊", "呀？", "来着？", "呢，谢谢", "来着"]
     return rng.choice(plain)
@@ -105,5 +144,7 @@ def _finish_english(core: str, order: bool, rng: Random) -> str:
     if order:
         text += rng.choice(["", "", ".", ".", " please", ", please.", " pls", ", thanks", "!"])
     else:
-        text += rng.choice(["?"] * 9 + [""] * 4 + [" ?", "??", ", please?", " please?", " pls", "? Thanks.", "? Thank you!", "."])
+        text += rng.choice(
+            ["?"] * 9 + [""] * 4 + [" ?", "??", ", please?", " please?", " pls", "? Thanks.", "? Thank you!", "."]
+        )
     return text.lower() if rng.random() < 0.12 else text

@@ -91,7 +91,8 @@ def statements(language: str) -> tuple[Statement, ...]:
 def intents(language: str) -> tuple[Intent, ...]:
     """Small talk of one language ("zh" or "en")."""
     found: list[Intent] = []
-    name, answer, wordings = "", "", []
+    name, answer = "", ""
+    wordings: list[str] = []
     for line in [*_lines(f"intents_{language}.txt"), ":"]:
         if line.startswith(":"):
             if name:
