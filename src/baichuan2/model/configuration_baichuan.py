@@ -72,7 +72,7 @@ class BaichuanConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         # remote code is never followed, so a saved folder must not point to it; and the released 13B files switch
         # checkpointing on for every training run by a stray comma (reference: §5), which is nobody's choice
-        for ignored in ("auto_map", "gradient_checkpointing", "_from_model_config"):
+        for ignored in ("auto_map", "custom_pipelines", "gradient_checkpointing", "_from_model_config"):
             kwargs.pop(ignored, None)
         self._check_values(kwargs)
         if self.position_embedding is None:

@@ -16,6 +16,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from baichuan2.errors import CheckpointError
+
 __all__ = ["install", "register"]
 
 MODEL_TYPE = "baichuan"
@@ -23,6 +25,7 @@ MODEL_TYPE = "baichuan"
 CONFIG_MODULE = "transformers.models.auto.configuration_auto"
 MODEL_MODULE = "transformers.models.auto.modeling_auto"
 TOKENIZER_MODULE = "transformers.models.auto.tokenization_auto"
+REMOTE_CODE_MODULE = "transformers.dynamic_module_utils"
 OLDEST_TRANSFORMERS = (5, 14)
 
 
@@ -83,6 +86,28 @@ def without_remote_tokenizer(get_tokenizer_config: Callable[..., dict[str, Any]]
     return wrapper
 
 
+def register_refusal() -> None:
+    """Nothing else that transformers can build, a processor for example, runs code from a Baichuan folder either."""
+    from transformers import dynamic_module_utils
+
+    dynamic_module_utils.get_cached_module_file = refusing_baichuan(dynamic_module_utils.get_cached_module_file)
+
+
+def refusing_baichuan(get_cached_module_file: Callable[..., str]) -> Callable[..., str]:
+    """`get_cached_module_file`, through which code files are fetched, that refuses folders of model type `baichuan`."""
+
+    @functools.wraps(get_cached_module_file)
+    def wrapper(pretrained_model_name_or_path: Any, module_file: str, *args: Any, **kwargs: Any) -> str:
+        if _is_baichuan(pretrained_model_name_or_path, kwargs):
+            raise CheckpointError(
+                f"{pretrained_model_name_or_path} asks to run its file {module_file}, which baichuan2 never does: load "
+                "it with AutoConfig, AutoTokenizer, AutoModel or AutoModelForCausalLM, which need no such code"
+            )
+        return get_cached_module_file(pretrained_model_name_or_path, module_file, *args, **kwargs)
+
+    return wrapper
+
+
 def _is_baichuan(name_or_path: Any, kwargs: dict[str, Any]) -> bool:
     """Whether config.json of the folder or hub id says `model_type: baichuan`."""
     from transformers import PreTrainedConfig
@@ -98,6 +123,7 @@ REGISTRATIONS: dict[str, Callable[[], None]] = {
     CONFIG_MODULE: register_config,
     MODEL_MODULE: register_models,
     TOKENIZER_MODULE: register_tokenizer,
+    REMOTE_CODE_MODULE: register_refusal,
 }
 
 
