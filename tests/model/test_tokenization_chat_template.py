@@ -1,5 +1,6 @@
 """apply_chat_template: protected ids, the same conversation as text, and the assistant mask."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from transformers import TokenizersBackend
 
 from baichuan2.errors import MessageError, TokenizerError
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
-from tests.tokenizer_files import SMALL_MODEL, tokenizer
+from tests.tokenizer_files import SMALL_MODEL, tokenizer, train_model
 
 TALK = [
     {"role": "system", "content": "请用英文回答 "},
@@ -22,7 +23,7 @@ HARMLESS = [
     TALK[:3],
     [{"role": "user", "content": ""}],
     [*TALK[1:3], {"role": "assistant", "content": "b c"}],
-    [{"role": "assistant", "content": "欢迎"}, {"role": "user", "content": "谢谢"}],
+    [{"role": "assistant", "content": "你好"}, {"role": "user", "content": "谢谢"}],
 ]
 
 
@@ -46,6 +47,7 @@ def test_ids_and_text_say_the_same(
 
 @pytest.mark.parametrize("messages", HARMLESS)
 def test_the_mask_is_the_one_of_the_generation_tags(small: BaichuanTokenizer, messages: list[dict[str, str]]) -> None:
+    # No content here ends in a character of several byte tokens: transformers 5.14 marks only the first of them.
     options = {"return_assistant_tokens_mask": True, "return_dict": True}
     ours = small.apply_chat_template(messages, **options)
     theirs = TokenizersBackend.apply_chat_template(small, messages, **options)
@@ -155,3 +157,13 @@ def test_options_that_exclude_each_other_are_refused(small: BaichuanTokenizer) -
 def test_a_template_of_the_callers_own_is_plain_jinja(small: BaichuanTokenizer) -> None:
     ids = small.apply_chat_template(TALK, chat_template="{{ messages[1]['content'] }}</s>", return_dict=False)
     assert ids == [*small.encode("你好\n a"), 2]
+
+
+def test_role_tokens_may_be_control_pieces(tmp_path: Path) -> None:
+    """As in the demo model's file, where plain sentencepiece never makes them from text."""
+    controls = [f"<extra_{i}>" if i < 89 else f"<reserved_{i - 89}>" for i in range(3, 200)]
+    path = train_model(tmp_path, control_symbols=controls, add_dummy_prefix=False, remove_extra_whitespaces=False)
+    ours = BaichuanTokenizer(vocab_file=str(path))
+    ids = ours.apply_chat_template(TALK, add_generation_prompt=True, return_dict=False)
+    assert ids == ours.encode(ours.apply_chat_template(TALK, add_generation_prompt=True, tokenize=False))
+    assert [token_id for token_id in ids if token_id < 200] == [195, 196, 195, 196]

@@ -18,9 +18,13 @@ from tests.tokenizer_files import SMALL_MODEL, model_path, processor, train_mode
 TEXTS = ["你好，a  b\n</s>", "<reserved_106>问", "def f():\n    return 1", "😀 ▁"]
 
 
-@pytest.fixture
-def official_folder(tmp_path: Path) -> Path:
-    """The small tokenizer.model beside the JSON files of an official folder; there is no code for `auto_map`."""
+@pytest.fixture(params=[{"__type": "AddedToken"}, {}], ids=["typed", "untyped"])
+def official_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The small tokenizer.model beside the JSON files of an official folder; there is no code for `auto_map`.
+
+    Older and newer files differ in whether a token says that it is one.
+    """
+    token_type = request.param
     folder = tmp_path / "official"
     folder.mkdir()
     shutil.copy(SMALL_MODEL, folder / "tokenizer.model")
@@ -35,11 +39,12 @@ def official_folder(tmp_path: Path) -> Path:
         "sp_model_kwargs": {},
         "tokenizer_class": "BaichuanTokenizer",
         "use_fast": False,
-        **{name: {"__type": "AddedToken", "content": piece, **token} for name, piece in names.items()},
+        **{name: {**token_type, "content": piece, **token} for name, piece in names.items()},
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     special = {name: {"content": piece, **token} for name, piece in names.items()}
-    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    if token_type:
+        (folder / "special_tokens_map.json").write_text(json.dumps(special))
     return folder
 
 
@@ -49,6 +54,7 @@ def test_an_official_folder_loads_fast_or_slow(official_folder: Path, options: d
     assert type(loaded) is BaichuanTokenizer
     assert loaded.model_max_length == 4096
     assert (loaded.pad_token_id, loaded.add_bos_token, loaded.add_eos_token) == (0, False, False)
+    assert (loaded.unk_token, loaded.eos_token, len(loaded)) == ("<unk>", "</s>", 768)
     assert loaded.encode("你好") == processor("small").encode("你好")
     plain = processor("small")
     # the folder's single_word flag had no effect in the official tokenizer
@@ -133,7 +139,8 @@ def test_the_reader_agrees_with_sentencepiece(name: str) -> None:
     assert file.scores == plain.get_score(list(range(len(plain))))
     assert [kind == 6 for kind in file.kinds] == plain.is_byte(list(range(len(plain))))
     assert [kind == 3 for kind in file.kinds] == plain.is_control(list(range(len(plain))))
-    assert (file.has_byte_fallback, file.add_dummy_prefix, file.trim_spaces) == (True, False, False)
+    assert (file.add_dummy_prefix, file.trim_spaces) == (False, False)
+    assert file.content == model_path(name).read_bytes()
 
 
 def test_a_folder_without_the_file_is_named(tmp_path: Path) -> None:
@@ -157,7 +164,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (SMALL_MODEL.read_bytes()[:5_000], "damaged"),
         (b"\x0a\x05\x0a\x03a\xff\xfe", "damaged"),  # a piece that is not UTF-8
         (b"\xff" * 40, "damaged"),
-        (b"\x0a\x07\x0a\x05<unk>" + b"\x12\x02\x18\x02" + b"\x1a\x06\x18\x00\x20\x00\x28\x01", "ids 0, 1, 2"),
         (b"\x0a\x07\x0a\x05<unk>" + b"\x12\x02\x18\x02" + b"\x1a\x02\x28\x00", "does not escape"),
     ],
 )
@@ -176,6 +182,7 @@ def test_a_broken_file_is_one_clear_line(tmp_path: Path, content: bytes, message
         ({"model_type": "unigram", "vocab_size": 400}, "not byte-pair encoding"),
         ({"normalization_rule_name": "nmt_nfkc"}, "normalises characters"),
         ({"treat_whitespace_as_suffix": True}, "suffixes"),
+        ({"byte_fallback": False}, "cannot spell unknown characters in bytes"),
         ({"bos_id": 2, "eos_id": 1, "unk_id": 3}, "ids 0, 1, 2"),
     ],
 )

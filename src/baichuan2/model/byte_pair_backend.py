@@ -30,7 +30,7 @@ def build_backend(file: SentencePieceFile) -> Tokenizer:
             merges=derive_merges(file),
             unk_token=file.pieces[UNKNOWN_TOKEN_ID],
             fuse_unk=True,
-            byte_fallback=file.has_byte_fallback,
+            byte_fallback=True,
         )
     )
     backend.normalizer = normalizers.Replace(" ", SPACE_SYMBOL)

@@ -27,16 +27,17 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
 
 @dataclass(frozen=True)
 class SentencePieceFile:
-    """A byte-pair SentencePiece model: index = token id in the three lists."""
+    """A byte-pair SentencePiece model with byte fallback: index = token id in the three lists."""
 
     pieces: list[str]
     scores: list[float]
     kinds: list[int]
-    has_byte_fallback: bool
     add_dummy_prefix: bool
     """A space is put before the text (Baichuan 1)."""
     trim_spaces: bool
     """Spaces at both ends are dropped and runs of spaces become one."""
+    content: bytes
+    """The whole file as it was read."""
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -46,17 +47,18 @@ def read_sentencepiece_file(path: str | Path) -> SentencePieceFile:
     """The model in the file at `path`.
 
     Raises TokenizerError if there is no such file, if it is damaged, or if it is a kind of SentencePiece model that
-    this package does not implement (other algorithms than byte pairs, normalisers other than the identity).
+    this package does not implement (another algorithm than byte pairs, another normaliser than the identity, no byte
+    fallback).
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise TokenizerError(f"cannot read the tokenizer file {path}: {error.strerror or error}") from error
-    return parse_sentencepiece_model(data, name=str(path))
+    return _parse(data, name=str(path))
 
 
-def parse_sentencepiece_model(data: bytes, *, name: str) -> SentencePieceFile:
-    """The model in `data`; `name` stands in error messages. Raises TokenizerError like read_sentencepiece_file."""
+def _parse(data: bytes, *, name: str) -> SentencePieceFile:
+    """The model in `data`; `name` stands in error messages."""
     if data.startswith(b"version https://git-lfs"):
         raise TokenizerError(f"{name} is a large-file pointer, not the tokenizer itself: download it with git lfs pull")
     pieces: list[str] = []
@@ -85,9 +87,9 @@ def parse_sentencepiece_model(data: bytes, *, name: str) -> SentencePieceFile:
         pieces=pieces,
         scores=scores,
         kinds=kinds,
-        has_byte_fallback=bool(trainer_fields.get(_TRAINER_BYTE_FALLBACK, False)),
         add_dummy_prefix=bool(normalizer_fields.get(_NORMALIZER_DUMMY_PREFIX, True)),
         trim_spaces=bool(normalizer_fields.get(_NORMALIZER_TRIM, True)),
+        content=data,
     )
 
 
@@ -103,6 +105,8 @@ def _check_supported(
         problem = "it does not escape spaces"
     elif trainer.get(_TRAINER_SPACE_AS_SUFFIX, False):
         problem = "it treats spaces as suffixes"
+    elif not trainer.get(_TRAINER_BYTE_FALLBACK, False) or kinds.count(PieceKind.BYTE) != 256:
+        problem = "it cannot spell unknown characters in bytes"
     elif PieceKind.UNUSED in kinds:
         problem = "it has unused pieces"
     if problem:

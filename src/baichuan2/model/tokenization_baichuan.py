@@ -7,7 +7,6 @@ that `encode_text` guarantees that text stays text, and `apply_chat_template` bu
 import codecs
 import copy
 import inspect
-import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from transformers import BatchEncoding, TokenizersBackend
 from baichuan2.errors import TokenizerError
 from baichuan2.model.byte_pair_backend import SPACE_SYMBOL, build_backend
 from baichuan2.model.prompt_format import chat_ids, chat_template
-from baichuan2.model.sentencepiece_file import SentencePieceFile, parse_sentencepiece_model
+from baichuan2.model.sentencepiece_file import SentencePieceFile, read_sentencepiece_file
 from baichuan2.model.special_tokens import (
     ASSISTANT_TOKEN_ID,
     BOS_TOKEN_ID,
@@ -72,9 +71,9 @@ class BaichuanTokenizer(TokenizersBackend):
             raise TokenizerError("a BaichuanTokenizer is made from a tokenizer.model file only; train that instead")
         for name in _IGNORED_ARGUMENTS:
             kwargs.pop(name, None)
-        self._model_bytes = _read(vocab_file)
-        file = parse_sentencepiece_model(self._model_bytes, name=str(vocab_file))
+        file = read_sentencepiece_file(vocab_file)
         _check_control_pieces(file, str(vocab_file))
+        self._model_content = file.content
         self._tokenizer = build_backend(file)
         self._piece_bytes = [_text_bytes(piece, kind) for piece, kind in zip(file.pieces, file.kinds, strict=True)]
         self._guarded_ids = {
@@ -123,28 +122,21 @@ class BaichuanTokenizer(TokenizersBackend):
     def _unguarded_ids(self, text: str) -> list[int]:
         """Ids of prepared text, cutting every guarded token behind its first character until none is left."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        ids: list[int] = encoding.ids
-        if self._guarded_ids.isdisjoint(ids):
-            return ids
-        cuts = [0]
-        for token_id, (start, end) in zip(ids, encoding.offsets, strict=True):
-            if token_id in self._guarded_ids:
-                if end - start < 2:  # cannot be cut: spell it in bytes
-                    return self._spell(text, start, end)
-                cuts.append(start + 1)
-        cuts.append(len(text))
-        return [
-            token_id for start, end in itertools.pairwise(cuts) for token_id in self._unguarded_ids(text[start:end])
-        ]
-
-    def _spell(self, text: str, start: int, end: int) -> list[int]:
-        byte_ids = []
-        for byte in text[start:end].encode():
-            byte_id = self._tokenizer.token_to_id(f"<0x{byte:02X}>")
-            if byte_id is None:
-                raise TokenizerError(f"this tokenizer cannot write {text[start:end]!r} as text")
-            byte_ids.append(byte_id)
-        return self._unguarded_ids(text[:start]) + byte_ids + self._unguarded_ids(text[end:])
+        if self._guarded_ids.isdisjoint(encoding.ids):
+            return list(encoding.ids)
+        ids: list[int] = []
+        begin = 0
+        for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token_id not in self._guarded_ids:
+                continue
+            if end - start > 1:
+                ids += self._unguarded_ids(text[begin : start + 1])
+                begin = start + 1
+            else:  # one character cannot be cut: spell it in bytes
+                ids += self._unguarded_ids(text[begin:start])
+                ids += self.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in text[start:end].encode()])
+                begin = end
+        return ids + self._unguarded_ids(text[begin:])
 
     def _prepare(self, text: str) -> str:
         """Text as SentencePiece sees it: the dummy prefix and the trimming of spaces that some files ask for."""
@@ -303,7 +295,7 @@ class BaichuanTokenizer(TokenizersBackend):
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Writes tokenizer.model, byte for byte the file that was loaded; returns its path."""
         target = Path(save_directory) / ((f"{filename_prefix}-" if filename_prefix else "") + "tokenizer.model")
-        target.write_bytes(self._model_bytes)
+        target.write_bytes(self._model_content)
         return (str(target),)
 
     def _save_pretrained(
@@ -323,13 +315,6 @@ class BaichuanTokenizer(TokenizersBackend):
         return names + self.save_vocabulary(save_directory, filename_prefix)
 
 
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise TokenizerError(f"cannot read the tokenizer file {path}: {error.strerror or error}") from error
-
-
 def _check_control_pieces(file: SentencePieceFile, name: str) -> None:
     expected = {
         UNKNOWN_TOKEN_ID: PieceKind.UNKNOWN,
@@ -341,9 +326,9 @@ def _check_control_pieces(file: SentencePieceFile, name: str) -> None:
 
 
 def _with_special_tokens(kwargs: dict[str, Any], file: SentencePieceFile) -> dict[str, Any]:
-    """`kwargs` with the four special tokens, the folder's or the official ones, as exact strings.
+    """`kwargs` with the four special tokens, the folder's or else the official ones, as plain strings.
 
-    The official folders mark them `single_word` and `normalized`, which the official slow tokenizer ignored.
+    The flags that folders give them (`single_word` and others) had no effect in the official tokenizer.
     """
     for name, token_id in (
         ("unk_token", UNKNOWN_TOKEN_ID),
@@ -351,7 +336,10 @@ def _with_special_tokens(kwargs: dict[str, Any], file: SentencePieceFile) -> dic
         ("eos_token", EOS_TOKEN_ID),
         ("pad_token", PAD_TOKEN_ID),
     ):
-        kwargs[name] = AddedToken(str(kwargs.get(name) or file.pieces[token_id]), normalized=False, special=True)
+        given = kwargs.get(name)
+        if isinstance(given, Mapping):
+            given = given.get("content")
+        kwargs[name] = str(given or file.pieces[token_id])
     return kwargs
 
 
