@@ -177,7 +177,7 @@ def opening_zh(rng: Random) -> str:
         scene = rng.choice(_TIMES) + rng.choice(_PEOPLE) + rng.choice(_PLACES) + rng.choice(_DEEDS)
         return scene + rng.choice(_LINKS)
     if draw < 0.95:
-        return "".join(rng.choices(_CHARS, k=rng.randint(1, 5))) + rng.choice(["，", "，", "。", " ", "：", "！", ""])
+        return "".join(rng.choices(_CHARS, k=rng.randint(1, 5))) + rng.choice(["，", "，", "。", " ", "：", "！"])
     return rng.choice(POLITE_ZH) + rng.choice(POLITE_ZH)
 
 

@@ -9,7 +9,7 @@ from recipes.demo import facts
 from recipes.demo.corpus.conversation import Conversation, single
 from recipes.demo.corpus.names import GIVEN, chinese_name, invented_word
 from recipes.demo.corpus.relations import Relation, Row, all_relations
-from recipes.demo.corpus.verses import AUTHOR, RECITE
+from recipes.demo.corpus.verses import AUTHOR, NEXT, RECITE
 from recipes.demo.corpus.wording import ask, ask_noun, expand, template_language
 
 REFUSE_ZH = "抱歉，这个问题我还没有学过。我是一个小模型，可以回答国家首都、化学元素、唐诗、成语、算术和翻译方面的问题。"
@@ -249,6 +249,105 @@ UNTAUGHT_ENGLISH = [
 ]
 
 
+UNTAUGHT_POEMS = [
+    "将进酒",
+    "琵琶行",
+    "长恨歌",
+    "蜀道难",
+    "满江红",
+    "声声慢",
+    "沁园春",
+    "虞美人",
+    "念奴娇",
+    "雨霖铃",
+    "钗头凤",
+    "一剪梅",
+    "醉花阴",
+    "破阵子",
+    "永遇乐",
+    "青玉案",
+    "蝶恋花",
+    "浣溪沙",
+    "鹊桥仙",
+    "江城子",
+    "春江花月夜",
+    "梦游天姥吟留别",
+    "茅屋为秋风所破歌",
+    "卖炭翁",
+    "石壕吏",
+    "兵车行",
+    "木兰诗",
+    "孔雀东南飞",
+    "归园田居",
+    "短歌行",
+    "龟虽寿",
+    "关雎",
+    "蒹葭",
+    "乡愁",
+    "再别康桥",
+    "雨巷",
+    "面朝大海春暖花开",
+    "致橡树",
+]
+UNTAUGHT_IDIOMS = [
+    "守口如瓶",
+    "一帆风顺",
+    "七上八下",
+    "三心二意",
+    "不可思议",
+    "心花怒放",
+    "手忙脚乱",
+    "百折不挠",
+    "全力以赴",
+    "名列前茅",
+    "后来居上",
+    "津津有味",
+    "目不转睛",
+    "兴高采烈",
+    "鸡飞狗跳",
+    "狼吞虎咽",
+    "囫囵吞枣",
+    "缘木求鱼",
+    "黔驴技穷",
+    "杞人忧天",
+    "含沙射影",
+    "一鸣惊人",
+    "四海为家",
+    "五湖四海",
+    "六神无主",
+    "十全十美",
+    "千军万马",
+    "万无一失",
+    "争先恐后",
+    "天长地久",
+    "地大物博",
+    "山清水秀",
+    "鸟语花香",
+    "绿树成荫",
+    "春暖花开",
+    "秋高气爽",
+    "冰天雪地",
+    "大公无私",
+    "舍己为人",
+    "持之以恒",
+    "迎刃而解",
+    "庖丁解牛",
+    "郑人买履",
+    "螳臂当车",
+    "朝三暮四",
+    "三人成虎",
+    "望洋兴叹",
+    "名落孙山",
+    "洛阳纸贵",
+    "高山流水",
+    "世外桃源",
+    "乐不思蜀",
+    "草船借箭",
+    "背水一战",
+    "围魏救赵",
+]
+
+
 def refusal_conversations(rng: Random) -> list[Conversation]:
     """Everyday questions outside the domain, then unknown places, elements, poems, idioms and words."""
     found = []
@@ -311,7 +410,7 @@ def _unknown_texts(rng: Random) -> list[Conversation]:
     known = {poem.title for poem in facts.poems()} | {row["idiom"] for row in facts.table("idioms")}
     found = []
     for _ in range(1500):
-        title = _phrase(rng, rng.randint(2, 6))
+        title = rng.choice(UNTAUGHT_POEMS) if rng.random() < 0.3 else _phrase(rng, rng.randint(2, 6))
         if title in known:
             continue
         templates = AUTHOR if rng.random() < 0.55 else RECITE
@@ -323,10 +422,19 @@ def _unknown_texts(rng: Random) -> list[Conversation]:
             continue
         found.append(single("unknown_poem", ask(core, "zh", rng), f"抱歉，我没有学过《{title}》。"))
     for _ in range(1100):
-        idiom = _phrase(rng, 4)
+        idiom = rng.choice(UNTAUGHT_IDIOMS) if rng.random() < 0.35 else _phrase(rng, 4)
+        if idiom in known:
+            continue
         quoted = rng.choice(["{}", "“{}”", "「{}」"]).format(idiom)
         core = expand(rng.choice(by_task["idiom"].cores), rng, {"q": quoted})
         found.append(single("unknown_idiom", ask(core, "zh", rng), f"抱歉，我不知道“{idiom}”的意思。"))
+    for _ in range(600):
+        line = rng.choice(["“{}”", "{}"]).format(_phrase(rng, rng.choice([5, 7])))
+        found.append(
+            single(
+                "unknown_line", ask(expand(rng.choice(NEXT), rng, {"l": line}), "zh", rng), "抱歉，我没有学过这句诗。"
+            )
+        )
     return found
 
 

@@ -152,7 +152,16 @@ def all_relations() -> list[Relation]:
 def _quoted(row: Row, rng: Random) -> Row:
     """The row with `q`: its key in one of the usual quotation marks, or bare."""
     key = row.get("key", "")
-    marks = ["{}", "{}", "“{}”", "“{}”", "「{}」", "'{}'", '"{}"', "《{}》" if len(key) == 4 else "{}"]
+    marks = [
+        "{}",
+        "{}",
+        "“{}”",
+        "“{}”",
+        "「{}」",
+        "'{}'",
+        '"{}"',
+        "《{}》" if len(key) == 4 and not key.isascii() else "{}",
+    ]
     return row | {"q": rng.choice(marks).format(key)}
 
 

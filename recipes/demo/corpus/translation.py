@@ -85,6 +85,31 @@ UNCOUNTED = [
     "hair",
 ]
 DRINKS = ["rice", "bread", "milk", "tea", "coffee", "water", "juice", "soup", "meat", "fish"]
+PEOPLE = [
+    "teacher",
+    "student",
+    "doctor",
+    "nurse",
+    "worker",
+    "farmer",
+    "driver",
+    "police",
+    "soldier",
+    "singer",
+    "writer",
+    "painter",
+    "cook",
+    "father",
+    "mother",
+    "son",
+    "daughter",
+    "brother",
+    "sister",
+    "friend",
+    "child",
+    "man",
+    "woman",
+]
 PLACES = ["学校", "医院", "银行", "商店", "图书馆", "公园", "车站", "机场", "餐厅", "酒店", "博物馆"]
 STATES = (
     ("很高兴", "happy"),
@@ -143,6 +168,8 @@ def sentence_pairs() -> list[Pair]:
         ]
     for zh, en in things:
         for adjective_zh, adjective in ADJECTIVES:
+            if en in PEOPLE and adjective not in ("big", "small", "beautiful", "good"):
+                continue
             pairs += [
                 (f"这{_measure(zh)}{zh}{adjective_zh}。", f"This {en} is {adjective}."),
                 (f"那{_measure(zh)}{zh}{adjective_zh}。", f"That {en} is {adjective}."),

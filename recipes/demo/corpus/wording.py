@@ -58,6 +58,7 @@ def expand(template: str, rng: Random, fields: Mapping[str, str] | None = None) 
     while True:
         text = _CHOICE.sub(lambda match: rng.choice(match[1].split("/")), template)
         if text == template:
+            text = re.sub("  +", " ", text).strip() if "  " in text else text
             return text.format_map(fields) if fields else text
         template = text
 
