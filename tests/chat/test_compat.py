@@ -38,7 +38,7 @@ def test_both_turns_and_every_streamed_text_are_official(official):
 
 def test_the_generation_config_may_be_handed_in_and_is_left_alone(official):
     loaded, expected = official
-    config = GenerationConfig(eos_token_id=2, do_sample=False, max_new_tokens=expected["max_new_tokens"])
+    config = GenerationConfig(do_sample=False, max_new_tokens=expected["max_new_tokens"])
     before = config.to_dict()
     assert loaded.model.chat(TOKENIZER, expected["messages"], generation_config=config) == expected["response"]
     shorter = loaded.model.chat(TOKENIZER, expected["messages"], False, config, max_new_tokens=3)
@@ -46,6 +46,11 @@ def test_the_generation_config_may_be_handed_in_and_is_left_alone(official):
     assert len(shorter) < len(expected["response"])
     assert config.to_dict() == before
     assert loaded.model.generation_config.max_new_tokens == 2048
+
+
+def test_a_config_made_by_hand_still_ends_at_the_models_end_of_text():
+    loaded = talker("好的")
+    assert chat(loaded.model, TOKENIZER, HELLO, generation_config=GenerationConfig(max_new_tokens=50)) == "好的"
 
 
 def test_the_step_that_ends_the_reply_repeats_the_text():

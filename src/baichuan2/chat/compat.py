@@ -84,6 +84,8 @@ def chat(
     when the model fails.
     """
     config, sampling, protect = _settle(generation_config or model.generation_config, overrides)
+    if config.eos_token_id is None:  # one that was made by hand seldom names it, and a reply must end
+        config.eos_token_id = model.generation_config.eos_token_id
     context = model.config.model_max_length
     assert context is not None  # the config derives it where the file leaves it out
     # a limit beyond the context would make the official rule cut the prompt at a senseless place
@@ -143,9 +145,11 @@ def _generate_with_framework(
     config.max_length = None
     config.return_dict_in_generate = False
     config.do_sample = not sampling.is_greedy
-    for name in ("temperature", "top_k", "top_p"):  # under greedy choice the framework complains about them
-        setattr(config, name, None if sampling.is_greedy else getattr(sampling, name))
     config.repetition_penalty = sampling.repetition_penalty
+    # under greedy choice the framework complains about other values than its own, and fills in the model's for None
+    unused = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
+    for name, value in unused.items():
+        setattr(config, name, value if sampling.is_greedy else getattr(sampling, name))
     ids = torch.tensor([prompt_ids], device=model.device)
     try:
         with torch.random.fork_rng(enabled=sampling.seed is not None):
