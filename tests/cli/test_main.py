@@ -119,7 +119,11 @@ def test_a_reader_that_goes_away_is_no_error():
     script = "import sys; from baichuan2.cli.main import main; sys.exit(main(['--help']))"
     read_end, write_end = os.pipe()
     os.close(read_end)
-    done = subprocess.run([sys.executable, "-c", script], stdout=write_end, stderr=subprocess.PIPE, check=False)
+    # buffered, as it is for users: then the pipe breaks when the buffer is flushed, not at the print
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], stdout=write_end, stderr=subprocess.PIPE, env=environment, check=False
+    )
     os.close(write_end)
     assert (done.returncode, done.stderr) == (main_module.EXIT_BROKEN_PIPE, b"")
 

@@ -111,8 +111,9 @@ def test_an_interrupt_while_printing_closes_the_iterator(monkeypatch):
             return super().write(text)
 
     monkeypatch.setattr(sys, "stdout", Interrupting())
+    chunks = session.send("x")  # held here, so that no garbage collection closes it
     with pytest.raises(KeyboardInterrupt):
-        printer().print_reply(session.send("x"))
+        printer().print_reply(chunks)
     assert session.events == ["closed x"]
 
 
