@@ -31,13 +31,13 @@ def locate(name_or_path: str | None, *, revision: str | None = None, offline: bo
     if name_or_path is None or name_or_path in DEMO_MODELS:
         return _demo_folder(DEMO_MODELS[name_or_path or "demo"])
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    if name_or_path and path.is_dir():
         return path
     if path.is_file():
         raise CheckpointError(f"{name_or_path} is a file: give the folder that holds it")
     if path.is_absolute() or not HUB_ID.fullmatch(name_or_path):
         raise CheckpointError(
-            f"there is no folder {name_or_path}: give a model folder, or a hub id such as {EXAMPLE_ID}"
+            f"there is no folder {name_or_path or repr(name_or_path)}: give a model folder, or a hub id such as {EXAMPLE_ID}"
         )
     return _hub_folder(name_or_path, revision, offline)
 
