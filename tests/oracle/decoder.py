@@ -95,7 +95,9 @@ def attention(states: Tensor, packed: Tensor, shape: OracleShape, visible: list[
     return mixed, weights
 
 
-def decode(state: dict[str, Tensor], ids: list[int], shape: OracleShape, visible: list[bool] | None = None) -> OracleResult:
+def decode(
+    state: dict[str, Tensor], ids: list[int], shape: OracleShape, visible: list[bool] | None = None
+) -> OracleResult:
     """The result for one sequence; `visible[j]` False hides key j, as padding is hidden."""
     state = {name: weight.double() for name, weight in state.items()}
     visible = visible or [True] * len(ids)
@@ -124,5 +126,7 @@ def decode(state: dict[str, Tensor], ids: list[int], shape: OracleShape, visible
     hidden_states[-1] = final
     head = state["lm_head.weight"]
     lengths = [math.sqrt(sum(float(value) ** 2 for value in row)) for row in head]
-    logits = torch.stack([torch.stack([row @ final_row / size for row, size in zip(head, lengths, strict=True)]) for final_row in final])
+    logits = torch.stack(
+        [torch.stack([row @ final_row / size for row, size in zip(head, lengths, strict=True)]) for final_row in final]
+    )
     return OracleResult(logits, hidden_states, attentions)

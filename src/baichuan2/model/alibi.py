@@ -62,6 +62,12 @@ class AlibiBias:
     dtype: torch.dtype
     form: Literal["relative", "key_index"]
 
+    def __getitem__(self, place: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+        """One element, float32, at (input, head, query row, key): as if this were the whole tensor (B, H, T, S)."""
+        _, head, row, key = place
+        distance = key - row - self.past if self.form == "relative" else key
+        return self.slopes[head] * distance
+
     def rows_per_block(self, num_keys: int, batch: int = 1) -> int:
         """How many query rows fit into one block over `num_keys` keys, when `batch` inputs have masks of their own."""
         return max(1, BLOCK_BYTES // (4 * batch * self.slopes.numel() * num_keys))

@@ -109,9 +109,8 @@ def attend(
             attention_mask = _causal_rows(0, num_rows, num_keys, query.device)
         if bias is None:
             return function(module, query, key, value, attention_mask, **kwargs)
-        position_bias = bias.block(0, num_rows, num_keys)
-        if not isinstance(attention_mask, Tensor | None):  # a block mask indexes the bias by row
-            position_bias = position_bias.expand(query.shape[0], -1, num_rows, -1)
+        # flex attention, which takes block masks, asks for single elements of the bias: it needs no tensor at all
+        position_bias = bias.block(0, num_rows, num_keys) if isinstance(attention_mask, Tensor | None) else bias
         return function(module, query, key, value, attention_mask, position_bias=position_bias, **kwargs)
     assert bias is not None
     return _attend_in_blocks(function, module, query, key, value, attention_mask, bias, block_rows, kwargs), None

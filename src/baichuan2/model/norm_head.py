@@ -55,9 +55,10 @@ class NormHead(nn.Linear):
         return (version, weight.data_ptr(), weight.dtype, weight.device, weight.shape)
 
     def _sample(self) -> Tensor:
-        """A few values spread over the weight: `weight.data` can be written to without torch counting it."""
-        flat = self.weight.detach().reshape(-1)
-        return flat[:: max(1, flat.numel() // 256)]
+        """One value of each row: `weight.data` can be written to without torch counting it, and rows are what people
+        write, such as that of a new token.
+        """
+        return self.weight.detach()[:, 0]
 
     def _forget(self) -> None:
         if self._normalized is not None and not torch.compiler.is_compiling():
