@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from baichuan2.model.tokenization_baichuan import BaichuanTokenizer as BaichuanTokenizer
     from baichuan2.settings import ChatSettings as ChatSettings
     from baichuan2.settings import LoadSettings as LoadSettings
+    from baichuan2.settings import OutputSettings as OutputSettings
+    from baichuan2.settings import RunSettings as RunSettings
     from baichuan2.settings import SamplingSettings as SamplingSettings
 
 __version__ = "0.1.0"
@@ -65,7 +67,7 @@ _MODULES = {
     "model.configuration_baichuan": ("BaichuanConfig",),
     "model.modeling_baichuan": ("BaichuanForCausalLM", "BaichuanModel"),
     "model.tokenization_baichuan": ("BaichuanTokenizer",),
-    "settings": ("ChatSettings", "LoadSettings", "SamplingSettings"),
+    "settings": ("ChatSettings", "LoadSettings", "OutputSettings", "RunSettings", "SamplingSettings"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -84,6 +86,8 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "LoadSettings",
     "SamplingSettings",
     "ChatSettings",
+    "OutputSettings",
+    "RunSettings",
     "BaichuanConfig",
     "BaichuanModel",
     "BaichuanForCausalLM",

@@ -37,7 +37,7 @@ def locate(name_or_path: str | None, *, revision: str | None = None, offline: bo
         raise CheckpointError(f"{name_or_path} is a file: give the folder that holds it")
     if path.is_absolute() or not HUB_ID.fullmatch(name_or_path):
         raise CheckpointError(
-            f"there is no folder {name_or_path or repr(name_or_path)}: give a model folder, or a hub id such as {EXAMPLE_ID}"
+            f"there is no folder {path if name_or_path else repr('')}: give a model folder, or a hub id such as {EXAMPLE_ID}"
         )
     return _hub_folder(name_or_path, revision, offline)
 
