@@ -36,9 +36,8 @@ def locate(name_or_path: str | None, *, revision: str | None = None, offline: bo
     if path.is_file():
         raise CheckpointError(f"{name_or_path} is a file: give the folder that holds it")
     if path.is_absolute() or not HUB_ID.fullmatch(name_or_path):
-        raise CheckpointError(
-            f"there is no folder {path if name_or_path else repr('')}: give a model folder, or a hub id such as {EXAMPLE_ID}"
-        )
+        shown = name_or_path or "''"
+        raise CheckpointError(f"there is no folder {shown}: give a model folder, or a hub id such as {EXAMPLE_ID}")
     return _hub_folder(name_or_path, revision, offline)
 
 
