@@ -5,6 +5,7 @@ What differs is derived here once, when the object is made, and is explicit from
 `normalized_head` are never None afterwards, and both are always written to config.json.
 """
 
+import math
 from typing import Any, ClassVar, Literal
 
 from transformers import PreTrainedConfig
@@ -28,6 +29,8 @@ POSITIVE_FIELDS = (
     "max_position_embeddings",
     "model_max_length",
 )
+NON_NEGATIVE_FIELDS = ("initializer_range", "rms_norm_eps", "z_loss_weight")
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn")
 
 
 class BaichuanConfig(PreTrainedConfig):
@@ -75,6 +78,7 @@ class BaichuanConfig(PreTrainedConfig):
         for ignored in ("auto_map", "custom_pipelines", "gradient_checkpointing", "_from_model_config"):
             kwargs.pop(ignored, None)
         self._check_values(kwargs)
+        self._check_rope(kwargs)
         if self.position_embedding is None:
             self.position_embedding = self.derive_position_embedding()
         if self.normalized_head is None:
@@ -151,6 +155,14 @@ class BaichuanConfig(PreTrainedConfig):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
                 raise CheckpointError(f"config.json: {name} must be a positive whole number, got {value!r}")
+        for name in NON_NEGATIVE_FIELDS:
+            value = getattr(self, name)
+            if not _is_number(value) or value < 0:
+                raise CheckpointError(f"config.json: {name} must be a number of at least 0, got {value!r}")
+        if self.pad_token_id is not None and self.pad_token_id not in range(self.vocab_size):
+            raise CheckpointError(
+                f"config.json: pad_token_id must be below vocab_size ({self.vocab_size}), got {self.pad_token_id!r}"
+            )
         if self.hidden_size % self.num_attention_heads:
             raise CheckpointError(
                 f"config.json: hidden_size ({self.hidden_size}) must be a multiple of "
@@ -173,3 +185,22 @@ class BaichuanConfig(PreTrainedConfig):
                 f"config.json: num_key_value_heads ({key_value_heads}) differs from num_attention_heads "
                 f"({self.num_attention_heads}); Baichuan models have no grouped heads"
             )
+
+    def _check_rope(self, extra: dict[str, Any]) -> None:
+        """Raises CheckpointError for rotary settings that the framework would only trip over later."""
+        settings = extra.get("rope_scaling") or self.rope_parameters or {}
+        if not isinstance(settings, dict):
+            raise CheckpointError(f"config.json: rope_scaling must be an object with type and factor, got {settings!r}")
+        rope_type = settings.get("rope_type", settings.get("type", "default"))
+        if rope_type not in ROPE_TYPES:
+            raise CheckpointError(f"config.json: the type in rope_scaling must be one of {ROPE_TYPES}, got {rope_type!r}")
+        theta = settings.get("rope_theta", extra.get("rope_theta", 10_000.0))
+        if not _is_number(theta) or theta <= 0:
+            raise CheckpointError(f"config.json: rope_theta must be a number above 0, got {theta!r}")
+        factor = settings.get("factor")
+        if rope_type != "default" and (not _is_number(factor) or factor < 1):
+            raise CheckpointError(f"config.json: the factor in rope_scaling must be a number of at least 1, got {factor!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
