@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from baichuan2 import CheckpointError, LoadSettings, TokenizerError, load_model
+from baichuan2.checkpoints import load as load_module
 from tests.checkpoints.folders import change_json, weights, write_folder, write_json, write_weights
 from tests.tiny import Size
 
@@ -95,7 +96,7 @@ WHOLE: list[tuple[str, Damage, str]] = [
         lambda f: change_json(f / "config.json", rope_scaling={"rope_type": "spiral", "factor": 2.0}),
         "spiral",
     ),
-    ("pad id outside", lambda f: change_json(f / "config.json", pad_token_id=9999), "describes no model"),
+    ("pad id outside", lambda f: change_json(f / "config.json", pad_token_id=9999), "pad_token_id"),
     (
         "ambiguous",
         lambda f: change_json(f / "config.json", max_position_embeddings=None, model_max_length=None),
@@ -190,6 +191,16 @@ def test_truncated_safetensors(tmp_path: Path, keep: float) -> None:
 def test_broken_tokenizer(tmp_path: Path, damage: Damage, message: str) -> None:
     damage(write_folder(tmp_path / "model"))
     fails_in_one_line(tmp_path / "model", TokenizerError, message)
+
+
+def test_config_that_no_layer_can_be_built_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "model")
+
+    def fail(config: object) -> object:
+        raise RuntimeError("no such\nlayer")
+
+    monkeypatch.setattr(load_module, "BaichuanForCausalLM", fail)
+    fails_in_one_line(folder, CheckpointError, "config.json describes no model that can be built: no such layer")
 
 
 def test_shard_that_lacks_what_the_index_promises(tmp_path: Path) -> None:

@@ -52,9 +52,9 @@ def test_auto_classes_are_ours_in_every_order(order: str) -> None:
 def test_import_is_cheap() -> None:
     code = """
 import sys, time
-start = time.perf_counter()
+start = time.process_time()  # processor time, or a busy machine would decide
 import baichuan2
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 heavy = {"torch", "transformers", "numpy", "tokenizers", "safetensors", "sentencepiece"} & set(sys.modules)
 assert not heavy, heavy
 """
@@ -63,7 +63,7 @@ assert not heavy, heavy
         done = run(code)
         assert done.returncode == 0, done.stderr
         seconds.append(float(done.stdout))
-    assert min(seconds) < 0.1, statistics.median(seconds)
+    assert statistics.median(seconds) < 0.1, seconds
 
 
 def test_hook_leaves_modules_as_they_were() -> None:
