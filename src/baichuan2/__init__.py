@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from baichuan2.chat.reply import ReplyChunk as ReplyChunk
     from baichuan2.chat.reply import Usage as Usage
     from baichuan2.chat.reply import reply as reply
+    from baichuan2.chat.reply import stream_completion as stream_completion
     from baichuan2.chat.reply import stream_reply as stream_reply
     from baichuan2.chat.session import ChatSession as ChatSession
     from baichuan2.checkpoints.load import LoadedModel as LoadedModel
@@ -48,7 +49,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "chat.batch": ("chat_batch",),
     "chat.messages": ("Message",),
-    "chat.reply": ("Reply", "ReplyChunk", "Usage", "reply", "stream_reply"),
+    "chat.reply": ("Reply", "ReplyChunk", "Usage", "reply", "stream_completion", "stream_reply"),
     "chat.session": ("ChatSession",),
     "checkpoints.load": ("LoadedModel", "load_model"),
     "engine.generate": ("generate_tokens",),
@@ -76,6 +77,7 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "LoadedModel",
     "reply",
     "stream_reply",
+    "stream_completion",
     "chat_batch",
     "Reply",
     "ReplyChunk",

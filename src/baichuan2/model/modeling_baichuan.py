@@ -327,6 +327,7 @@ class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
+        # budget: the names are the framework's, which looks for them in this signature
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits (B, T, V), and the loss where `labels` (B, T) are given; see `causal_lm_loss`.
