@@ -16,7 +16,7 @@ def causal_lm_loss(
 ) -> Tensor:
     """Cross entropy of each next token, plus `z_loss_weight` times the mean squared largest logit.
 
-    `logits` (B, T, V), `labels` (B, T) int64 with -100 for places without a target; place t predicts label t + 1.
+    `logits` (B, T, V), `labels` (B, T) integers with -100 for places without a target; place t predicts label t + 1.
     The cross entropy is the mean over targets; the z term is the mean over all shifted places, padding included, as in
     the released code (reference: §5). No target at all gives NaN.
 
@@ -24,7 +24,7 @@ def causal_lm_loss(
     loss is then exactly the mean over that batch; the z term is shared out in proportion to the targets.
     """
     shifted_logits = logits[:, :-1].float()  # (B, T-1, V)
-    targets = labels[:, 1:].to(logits.device)  # (B, T-1)
+    targets = labels[:, 1:].to(logits.device, torch.int64)  # (B, T-1)
     flat = shifted_logits.reshape(-1, shifted_logits.shape[-1])
     if num_items_in_batch is None:
         loss = F.cross_entropy(flat, targets.reshape(-1), ignore_index=IGNORED_LABEL)
