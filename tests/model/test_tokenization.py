@@ -58,7 +58,7 @@ def test_long_runs_equal_plain_sentencepiece(name: str) -> None:
     ours, plain = tokenizer(name), processor(name)
     source = TextSource([plain.id_to_piece(i) for i in range(300, len(plain))], seed=0)
     for unit in source.repeated:
-        for length in (*range(1, 40), 63, 64, 65, 100, 200):
+        for length in (*range(1, 24), 32, 33, 64, 100):
             for text in (unit * length, f"a{unit * length}。", unit[-1:] + unit * length + unit[:1]):
                 assert ours.encode(text) == plain.encode(text), repr(text)
 
