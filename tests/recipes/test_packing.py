@@ -57,11 +57,11 @@ def test_packing_wastes_little_and_loses_nothing():
     groups = pack_by_length([example(1, int(size)) for size in sizes], seed=0, row_lengths=(64, 128))
     num_places = sum(group.input_ids.size for group in groups)
     assert sum(group.num_tokens for group in groups) == (sizes - 1).sum()
-    assert (sizes - 1).sum() / num_places > 0.97
+    assert (sizes - 1).sum() / num_places > 0.93  # the long ones alone fill 0.75 of their rows
 
 
 def test_rows_survive_the_file(tmp_path):
-    groups = pack_by_length([example(1, 5), example(1, 12)], seed=0, row_lengths=(8, 16))
+    groups = pack_by_length([example(1, 8), example(1, 12)], seed=0, row_lengths=(8, 16))
     save_rows(groups, tmp_path / "rows.npz")
     again = load_rows(tmp_path / "rows.npz")
     assert len(again) == 2

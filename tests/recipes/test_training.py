@@ -148,29 +148,25 @@ def test_stopped_and_resumed_run_has_the_same_losses(tmp_path):
 KILLED_RUN = """
 import sys
 from pathlib import Path
-import torch
 from tests.recipes.test_training import plan, tiny_model, tiny_rows
 from recipes.demo.training import train
-torch.set_num_threads(1)
-train(tiny_model(), tiny_rows(), plan(num_steps=100_000, checkpoint_seconds=0.0), Path(sys.argv[1]))
+train(tiny_model(), tiny_rows(), plan(checkpoint_seconds=0.0), Path(sys.argv[1]))
 """
 
 
-def test_run_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+def test_killed_run_goes_on_with_the_same_losses(tmp_path):
     path = tmp_path / "killed.pt"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen([sys.executable, "-c", KILLED_RUN, str(path)], env=environment, cwd=ROOT)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(0.3)
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     model = tiny_model()
-    state = load_checkpoint(path, model, make_optimizer(model, plan()))
-    assert state.step >= 1
-    expected = train(tiny_model(), tiny_rows(), plan(num_steps=state.step, warmup_steps=10), tmp_path / "other.pt")
-    assert expected.step == state.step
+    assert 1 <= load_checkpoint(path, model, make_optimizer(model, plan())).step < 60
+    resumed = train(tiny_model(), tiny_rows(), plan(), path)
+    assert resumed.losses == train(tiny_model(), tiny_rows(), plan(), tmp_path / "whole.pt").losses
 
 
 def test_time_budget_becomes_steps_and_is_kept(tmp_path):
