@@ -26,11 +26,11 @@ LIMITS = """\
 DATA = """\
 All text comes from `recipes/demo`: tables written for this project, classical Chinese poems (public domain, cut once
 from the MIT-licensed collection chinese-poetry), and sentences made from both by grammars. No text of other models, no
-web text. Held-out questions (`recipes/demo/heldout`) were written apart from the training wordings and none of them
-occurs in the training conversations.
+web text. Held-out questions (`recipes/demo/heldout`) were written apart from the training wordings; the few
+that occur in the training conversations by chance are not asked.
 """
 ROWS = (
-    ("paraphrases", "questions on taught facts in wordings never seen, mean of 21 relations"),
+    ("paraphrases", "questions on taught facts in wordings never seen, all relations below together"),
     ("greetings", "small talk, wordings never seen"),
     ("refusals", "unknown topics refused"),
     ("memory_name", "names told earlier, repeated rightly"),

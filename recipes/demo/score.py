@@ -1,7 +1,7 @@
 """`python -m recipes.demo.score`: asks the models what they were never asked before, prints a table, checks targets.
 
-Greedy replies of the exported folders, through the project's own prompt builder and engine. Exit status 1 when a
-target is missed or a held-out prompt turns up in the training conversations.
+Greedy replies of the exported folders, through the project's own prompt builder and engine. A held-out prompt that turns
+up in the training conversations, character by character, is reported and not asked. Exit status 1 when a target is missed.
 """
 
 import argparse
@@ -45,6 +45,7 @@ STOP_IDS = frozenset({EOS_TOKEN_ID, USER_TOKEN_ID})
 CHAT_TOKENS, BASE_TOKENS = 120, 12
 BATCH_SIZE = 48
 MODEL_MAX_LENGTH = 512
+BUILD = Path("build/demo")
 SAMPLES = {
     "base": (
         "法国的首都是",
@@ -155,15 +156,15 @@ def run_scoring(
     """Scores the given folders, prints and writes the figures; 0 when every target is met, else 1."""
     start = time.monotonic()
     figures: dict[str, Any] = {}
+    leaked = leaked_prompts(conversations) if conversations is not None else []
     with torch.inference_mode():
         if chat_folder is not None:
-            figures.update(_score_chat(chat_folder, limit=limit, seed=seed, show=show))
+            figures.update(_score_chat(chat_folder, frozenset(leaked), limit=limit, seed=seed, show=show))
         if base_folder is not None:
             tasks = base_tasks(limit=max(limit, 100), seed=seed)
             results = score_tasks(base_folder, tasks, max_new_tokens=BASE_TOKENS, show=show)
             figures.update({name: result.accuracy for name, result in results.items()})
     missed = [name for name, target in TARGETS.items() if name in figures and figures[name] < target]
-    leaked = leaked_prompts(conversations) if conversations is not None else []
     report = {"figures": figures, "targets": TARGETS, "missed": missed, "limit": limit, "seed": seed}
     report["leaked_prompts"] = len(leaked) if conversations is not None else None
     if json_path is not None:
@@ -172,19 +173,28 @@ def run_scoring(
         beside.replace(json_path)
     for name in missed:
         print(f"MISSED {name}: {figures[name]:.3f} is below {TARGETS[name]:.2f}")
-    for prompt in leaked[:10]:
-        print(f"LEAKED held-out prompt in the training conversations: {prompt!r}")
+    if leaked:
+        print(f"left out, as they occur in the training conversations: {', '.join(map(repr, leaked))}")
     print(f"scored in {time.monotonic() - start:.0f} s")
-    return 1 if missed or leaked else 0
+    return 1 if missed else 0
 
 
-def _score_chat(folder: Path, *, limit: int, seed: int, show: int) -> dict[str, float]:
-    paraphrases = paraphrase_tasks(limit=limit, seed=seed)
+def without_leaked(tasks: Mapping[str, Sequence[Question]], leaked: frozenset[str]) -> dict[str, list[Question]]:
+    """The tasks without questions in which the user says a leaked prompt."""
+    return {
+        name: [question for question in questions if leaked.isdisjoint(text for _, text in question.messages)]
+        for name, questions in tasks.items()
+    }
+
+
+def _score_chat(folder: Path, leaked: frozenset[str], *, limit: int, seed: int, show: int) -> dict[str, float]:
+    paraphrases = without_leaked(paraphrase_tasks(limit=limit, seed=seed), leaked)
     others = {
         **conversation_tasks(),
         "follow_up": follow_up_questions(limit=limit, seed=seed),
         "arithmetic": arithmetic_questions(limit=limit, seed=seed),
     }
+    others = without_leaked(others, leaked)
     results = score_tasks(folder, paraphrases, max_new_tokens=CHAT_TOKENS, show=show)
     figures = {name: result.accuracy for name, result in results.items()}
     num_right = sum(result.num_right for result in results.values())
@@ -208,12 +218,14 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     chat, base = options.model, options.base
+    conversations = options.conversations
     if chat is None and base is None:
-        chat, base = Path("build/demo/rope/chat"), Path("build/demo/rope/base")
+        chat, base = BUILD / "rope" / "chat", BUILD / "rope" / "base"
+        conversations = conversations or BUILD / "conversations.json"
     return run_scoring(
         chat,
         base,
-        conversations=options.conversations,
+        conversations=conversations,
         json_path=options.json,
         limit=options.limit,
         seed=options.seed,

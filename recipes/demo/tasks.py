@@ -6,9 +6,11 @@ A question is right when its reply mentions an accepted key and none of the reje
 
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from recipes.demo.corpus.translation import held_out, sentence_pairs
 from recipes.demo.facts import Poem, poems, table
 from recipes.demo.heldout import (
     Wording,
@@ -27,6 +29,7 @@ Messages = tuple[tuple[str, str], ...]
 
 LONGEST_RECITAL = 64  # characters; longer poems were not taught as recitals
 NUM_WRONG_VALUES = 3
+NUM_SENTENCES = 300
 ARROW_EXAMPLE = ("登鹳雀楼", "王之涣")
 
 
@@ -79,6 +82,7 @@ def relation_tables() -> dict[str, list[dict[str, str]]]:
         "antonym_zh": rows(table("antonyms"), word="word", antonym="opposite"),
         "currency_zh": rows(countries, country="name_zh", currency="currency_zh"),
         **poem_tables(poems()),
+        **sentence_tables(),
     }
     for language in ("zh", "en"):
         name, capital = f"name_{language}", f"capital_{language}"
@@ -86,6 +90,16 @@ def relation_tables() -> dict[str, list[dict[str, str]]]:
         tables[f"country_of_capital_{language}"] = rows(countries, capital=capital, country=name)
         tables[f"continent_{language}"] = rows(countries, country=name, continent=f"continent_{language}")
     return tables
+
+
+def sentence_tables() -> dict[str, list[dict[str, str]]]:
+    """Sentences of the translation grammar that no training text holds, so that sentence and wording are both new."""
+    pairs = sorted({(pair[0], pair[1]) for pair in sentence_pairs() if held_out(pair)})
+    chosen = random.Random(0).sample(pairs, min(NUM_SENTENCES, len(pairs)))
+    return {
+        "sentence_translation_zh_to_en": [{"sentence": chinese, "translation": english} for chinese, english in chosen],
+        "sentence_translation_en_to_zh": [{"sentence": english, "translation": chinese} for chinese, english in chosen],
+    }
 
 
 def poem_tables(all_poems: Sequence[Poem]) -> dict[str, list[dict[str, str]]]:
@@ -118,10 +132,10 @@ def relation_questions(wording: Wording, rows: Sequence[Row], *, limit: int, see
     """
     draw = random.Random(f"{seed}/{wording.relation}")
     values = sorted({row[wording.expected_field] for row in rows})
-    keys = [row[wording.placeholder] for row in rows]
+    keys = Counter(row[wording.placeholder] for row in rows)
     candidates = []
     for row in rows:
-        if keys.count(row[wording.placeholder]) > 1:
+        if keys[row[wording.placeholder]] > 1:
             continue
         candidates += [(text, row[wording.expected_field]) for text in wording.ask(row)]
     draw.shuffle(candidates)

@@ -4,12 +4,13 @@ import random
 
 import pytest
 import torch
+from recipes.demo.corpus.translation import held_out, sentence_pairs
 from recipes.demo.curve import draw_losses
 from recipes.demo.export import DIGEST_FILE, add_card, export_model, replace_folder
 from recipes.demo.facts import poems, table
 from recipes.demo.heldout import load_wordings
 from recipes.demo.model_card import model_card
-from recipes.demo.score import TARGETS, Result, leaked_prompts, run_scoring
+from recipes.demo.score import TARGETS, Result, leaked_prompts, run_scoring, without_leaked
 from recipes.demo.tasks import (
     Question,
     arithmetic_questions,
@@ -74,11 +75,17 @@ def test_right_replies_hold_the_answer_and_no_wrong_value():
     assert not start.is_right("杜甫和李白")
 
 
-def test_every_relation_of_the_held_out_set_but_sentences_is_asked():
+def test_every_relation_of_the_held_out_set_is_asked():
     tasks = paraphrase_tasks(limit=7, seed=1)
-    missing = set(load_wordings()) - set(tasks)
-    assert missing == {name for name in load_wordings() if name.startswith("sentence_translation")}
+    assert set(tasks) == set(load_wordings())
     assert all(len(questions) == 7 for questions in tasks.values())
+
+
+def test_sentences_to_translate_are_in_no_training_text():
+    corpus = {pair[0] for pair in sentence_pairs() if not held_out(pair)}
+    asked = [row["sentence"] for row in relation_tables()["sentence_translation_zh_to_en"]]
+    assert len(asked) > 100
+    assert corpus.isdisjoint(asked)
 
 
 def test_no_question_gives_its_answer_away_and_every_right_sentence_is_right():
@@ -144,6 +151,9 @@ def test_a_held_out_prompt_in_the_training_file_is_found(tmp_path):
     turns = [{"from": "human", "value": prompt + " "}, {"from": "gpt", "value": "?"}]
     path.write_text(json.dumps([{"id": "0", "conversations": turns}]), encoding="utf-8")
     assert leaked_prompts(path) == [prompt]
+    asked = {"task": [Question(messages=(("user", text),), accepted=("x",)) for text in (prompt, "another")]}
+    kept = without_leaked(asked, frozenset({prompt}))
+    assert [question.messages[0][1] for question in kept["task"]] == ["another"]
     turns[0]["value"] = "something else entirely"
     path.write_text(json.dumps([{"id": "0", "conversations": turns}]), encoding="utf-8")
     assert leaked_prompts(path) == []
