@@ -1,7 +1,8 @@
 """`python -m recipes.demo.score`: asks the models what they were never asked before, prints a table, checks targets.
 
-Greedy replies of the exported folders, through the project's own prompt builder and engine. A held-out prompt that turns
-up in the training conversations, character by character, is reported and not asked. Exit status 1 when a target is missed.
+Greedy replies of the exported folders, through the project's own prompt builder and engine. A held-out prompt that
+turns up in the training conversations, character by character, is reported and not asked. Exit status 1 when a target
+is missed.
 """
 
 import argparse
