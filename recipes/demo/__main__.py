@@ -33,6 +33,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--minutes-chat", type=float, metavar="M", help="instead of --steps-chat: time for Chat")
     parser.add_argument("--rate-base", type=float, default=2e-3, metavar="R", help="highest learning rate of Base")
     parser.add_argument("--rate-chat", type=float, default=1e-3, metavar="R", help="highest learning rate of Chat")
+    parser.add_argument(
+        "--noise-chat", type=float, default=0.0, metavar="P", help="share of filling words swapped in Chat"
+    )
     parser.add_argument("--tokens-per-step", type=int, default=2048, metavar="N", help="places in one update")
     parser.add_argument("--seed", type=int, default=1234)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="processor threads")

@@ -183,13 +183,19 @@ def _train(stage: Stage, paths: Paths, options: argparse.Namespace) -> None:
         minutes=options.minutes_base if stage == "base" else options.minutes_chat,
         learning_rate=options.rate_base if stage == "base" else options.rate_chat,
         tokens_per_step=options.tokens_per_step,
+        noise=options.noise_chat if stage == "chat" else 0.0,
         seed=options.seed,
         is_compiled=not options.eager,
     )
     checkpoint = paths.checkpoint(stage)
     start = [] if stage == "base" else [weights_digest_file(paths)]
     digest = digest_of(
-        [paths.rows(stage), *start], options.position, options.seed, plan.learning_rate, plan.tokens_per_step
+        [paths.rows(stage), *start],
+        options.position,
+        options.seed,
+        plan.learning_rate,
+        plan.tokens_per_step,
+        *([plan.noise] if plan.noise else []),
     )
     mark = checkpoint.with_suffix(".inputs")
     if checkpoint.exists() and (not mark.exists() or mark.read_text() != digest):

@@ -25,6 +25,7 @@ from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.loss import IGNORED_LABEL
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
 from recipes.demo.packing import PackedRows, iter_batches
+from recipes.demo.tokenizer import NUM_FIXED_IDS
 
 MAX_LENGTH = 512
 INITIAL_STD = 0.04  # a hidden size of 256 learns faster from a wider start than from the usual 0.02
@@ -36,7 +37,8 @@ class TrainingPlan:
     """How long and how fast to learn. Learning rate: linear warm-up, flat, then linear down to `final_share`.
 
     `minutes`, if given, replaces `num_steps` once the speed of this machine is known; the number is kept in the
-    checkpoint, and the schedule follows steps, not the clock.
+    checkpoint, and the schedule follows steps, not the clock. `noise` is the share of tokens that
+    `with_noise` replaces.
     """
 
     num_steps: int
@@ -49,6 +51,7 @@ class TrainingPlan:
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     max_gradient_norm: float = 1.0
+    noise: float = 0.0
     seed: int = 1234
     is_compiled: bool = True
     checkpoint_seconds: float = 90.0
@@ -109,6 +112,27 @@ def segment_mask(segments: Tensor) -> Tensor:
     """Which key each row sees: (B, 1, T, T) boolean from `segments` (B, T); the own segment, itself and before."""
     same = segments[:, None, :, None] == segments[:, None, None, :]
     return same.tril()
+
+
+def with_noise(
+    input_ids: Tensor, targets: Tensor, segments: Tensor, *, share: float, generator: torch.Generator
+) -> Tensor:
+    """`input_ids` (B, T) in which half of the examples have `share` of their free tokens swapped for others.
+
+    Free is what is not learnt, no control token, and not said in the reply of the same example: the filling words of a
+    question, not the country, name or relation that the reply repeats. A model that answers rightly nevertheless does
+    so in wordings that it never saw. The other tokens come from the same batch, so they are words as people use them.
+    """
+    is_said = (segments[:, :, None] == segments[:, None, :]) & (input_ids[:, :, None] == targets[:, None, :])
+    is_free = (targets == IGNORED_LABEL) & (segments > 0) & (input_ids >= NUM_FIXED_IDS) & ~is_said.any(dim=2)
+    noisy_examples = torch.rand(len(segments), int(segments.max()) + 1, generator=generator) < 0.5
+    chosen = is_free & noisy_examples.gather(1, segments)
+    chosen &= torch.rand(input_ids.shape, generator=generator) < share
+    free_ids = input_ids[is_free]
+    if not len(free_ids):
+        return input_ids
+    others = free_ids[torch.randint(len(free_ids), input_ids.shape, generator=generator)]
+    return torch.where(chosen, others, input_ids)
 
 
 class LossFunction:
@@ -222,6 +246,9 @@ def train(
             group, indexes = next(batches)
             chosen = torch.tensor(indexes)
             batch = [tensor[chosen].long() for tensor in tensors[group]]
+            if plan.noise:
+                generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + state.step)
+                batch[0] = with_noise(*batch, share=plan.noise, generator=generator)
             for parameter_group in optimizer.param_groups:
                 parameter_group["lr"] = plan.rate_at(state.step)
             loss = loss_function(*batch)

@@ -17,13 +17,15 @@ from recipes.demo.training import (
     new_model,
     segment_mask,
     train,
+    with_noise,
 )
 
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
 
 ROOT = Path(__file__).parents[2]
-VOCABULARY = 64
+NUM_WORDS = 60
+VOCABULARY = 200 + NUM_WORDS
 
 
 def tiny_model(position: str = "rope") -> BaichuanForCausalLM:
@@ -44,12 +46,12 @@ def tiny_model(position: str = "rope") -> BaichuanForCausalLM:
 
 
 def tiny_rows(num_rows: int = 24, length: int = 32) -> tuple[PackedRows, ...]:
-    """Counting up in steps of one or two, modulo the vocabulary: easy to learn."""
+    """Counting up in steps of one or two, modulo the number of words: easy to learn."""
     draw = np.random.default_rng(0)
     rows = []
     for _ in range(2 * num_rows):
-        start, step = draw.integers(3, VOCABULARY), draw.integers(1, 3)
-        rows.append((start + step * np.arange(length // 2 + 1)) % (VOCABULARY - 3) + 3)
+        start, step = draw.integers(NUM_WORDS), draw.integers(1, 3)
+        rows.append((start + step * np.arange(length // 2 + 1)) % NUM_WORDS + 200)
     halves = np.array(rows).reshape(num_rows, 2, -1)
     ids = halves[:, :, :-1].reshape(num_rows, length).astype(np.int16)
     targets = halves[:, :, 1:].reshape(num_rows, length).astype(np.int16)
@@ -66,6 +68,7 @@ def plan(**changes) -> TrainingPlan:
         "warmup_steps": 10,
         "is_compiled": False,
         "log_every": 5,
+        "noise": 0.2,
     }
     return TrainingPlan(**{**values, **changes})
 
@@ -96,6 +99,26 @@ def test_loss_equals_the_models_own_loss_on_each_segment_alone():
                 total += torch.nn.functional.cross_entropy(logits, targets[row][here], reduction="sum")
                 count += int((targets[row][here] != -100).sum())
     assert packed.item() == pytest.approx((total / count).item(), rel=2e-3)
+
+
+def test_noise_swaps_filling_words_and_nothing_else():
+    draw = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(300, 4000, (8, 64), generator=draw)
+    segments = torch.ones_like(input_ids)
+    segments[:, 32:] = 2
+    segments[:, 60:] = 0
+    targets = torch.full_like(input_ids, -100)
+    input_ids[:, 0] = input_ids[:, 32] = 195
+    targets[:, 20:30] = torch.randint(300, 4000, (8, 10), generator=draw)
+    targets[:, 25:30] = input_ids[:, 5:10]  # repeated in the reply, as a country would be
+    noisy = with_noise(input_ids, targets, segments, share=0.5, generator=torch.Generator().manual_seed(1))
+    is_changed = noisy != input_ids
+    assert not is_changed[:, [0, 32, *range(5, 10), *range(20, 30), *range(60, 64)]].any()
+    per_example = torch.stack([is_changed[:, 1:20].float().mean(1), is_changed[:, 33:60].float().mean(1)])
+    assert 4 <= (per_example == 0).sum() <= 12
+    assert 0.25 < per_example[per_example > 0].mean() < 0.6
+    again = with_noise(input_ids, targets, segments, share=0.5, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(noisy, again)
 
 
 def test_mask_keeps_segments_apart():
