@@ -306,7 +306,7 @@ class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # An adapter adds its delta to the product, outside of the normalisation: merged and unmerged logits would
-        # differ by whole units. Checkpoint §: ecosystem notes, "LoRA on the normalised lm_head".
+        # differ by whole units. Every method of the peft library puts its layer in place by this very assignment.
         if name == "lm_head" and hasattr(value, "base_layer") and isinstance(value.base_layer, NormHead):
             raise ValueError(
                 "lm_head is a normalised head, on which an adapter cannot be merged exactly: leave it out of "
