@@ -256,7 +256,10 @@ def test_official_4bit_config_parses(tmp_path: Path) -> None:
     fields = json.loads((folder / "config.json").read_text()) | {"quantization_config": quantization}
     write_json(folder / "config.json", fields)
     assert AutoConfig.from_pretrained(folder).quantization_config["bnb_4bit_quant_type"] == "nf4"
-    fails_in_one_line(folder, CheckpointError, "official 4-bit folder, which this version does not read yet: use the")
+    message = "official 4-bit folder, which this version does not read yet: use the"
+    fails_in_one_line(folder, CheckpointError, message)
+    with pytest.raises(CheckpointError, match=message):
+        AutoModelForCausalLM.from_pretrained(folder)
 
 
 def test_name_that_is_not_there_while_offline() -> None:

@@ -77,7 +77,7 @@ print("inert all through")
 def run(code: str, folder: Path, mark: Path) -> str:
     command = [sys.executable, "-W", "error::UserWarning", "-c", code, str(folder), str(mark)]
     # no standard input: a question "run the custom code? [y/N]" would fail, not wait
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert not mark.exists()
     return done.stdout
@@ -118,5 +118,5 @@ def test_the_traps_work(tmp_path: Path) -> None:
     code = "import sys, transformers; transformers.AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)"
     command = [sys.executable, "-c", code, str(folder)]
     environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "PATH": ""}
-    subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=120, env=environment, check=False)
+    subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=280, env=environment, check=False)
     assert mark.exists()

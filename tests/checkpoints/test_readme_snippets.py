@@ -55,6 +55,6 @@ def test_snippet_runs(tmp_path: Path, snippet: str, size: Size) -> None:
     folder = write_folder(tmp_path / "model", size, "bin", "sharded" if size == "13b" else "whole")
     mark = set_traps(folder)
     command = [sys.executable, "-c", snippet.replace("FOLDER", str(folder))]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert not mark.exists()

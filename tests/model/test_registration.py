@@ -39,7 +39,7 @@ ORDERS = {  # those of tests/checkpoints/test_hostile_folder.py are the plain on
 def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=240, check=False, env=os.environ | environment
+        command, capture_output=True, text=True, timeout=280, check=False, env=os.environ | environment
     )
 
 

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import GenerationConfig
@@ -24,8 +23,8 @@ from baichuan2.checkpoints.shards import WeightFiles, check_layout, check_values
 from baichuan2.errors import BaichuanError, CheckpointError, TokenizerError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
+from baichuan2.model.pretrained_arguments import check_quantization
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
-from baichuan2.optional import require
 from baichuan2.settings import LoadSettings
 
 __all__ = ["LoadedModel", "load_model"]
@@ -83,6 +82,7 @@ def read_config(folder: Path) -> BaichuanConfig:
 
     Raises:
         CheckpointError: config.json is missing, damaged, of another kind of model, or of an official 4-bit folder.
+        MissingExtraError: the weights are quantised and bitsandbytes is not installed.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -95,7 +95,7 @@ def read_config(folder: Path) -> BaichuanConfig:
         raise CheckpointError(
             f"{path}: model_type is {model_type!r}, not {BaichuanConfig.model_type!r}: only Baichuan models are loaded"
         )
-    _check_quantization(path, fields.get("quantization_config"))
+    check_quantization(path, fields.get("quantization_config"))
     try:
         config = BaichuanConfig.from_dict(fields)
     except CheckpointError as error:
@@ -104,20 +104,6 @@ def read_config(folder: Path) -> BaichuanConfig:
         raise CheckpointError(f"{path} has a field that cannot be used: {_one_line(error)}") from error
     assert isinstance(config, BaichuanConfig)
     return config
-
-
-def _check_quantization(path: Path, quantization: Any) -> None:
-    """Official 4-bit folders name no method; those that the framework wrote name bitsandbytes, which must be there."""
-    if quantization is None:
-        return
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    if method is None:
-        raise CheckpointError(
-            f"{path} is that of an official 4-bit folder, which this version does not read yet: use the folder "
-            "without -4bits, which bitsandbytes shrinks with  from_pretrained(..., load_in_4bit=True)"
-        )
-    if method == "bitsandbytes":
-        require("bitsandbytes", extra="bnb")
 
 
 def read_tokenizer(folder: Path, config: BaichuanConfig) -> BaichuanTokenizer:
