@@ -6,7 +6,7 @@ from baichuan2.chat.batch import chat_batch
 from baichuan2.chat.reply import reply
 from baichuan2.errors import ContextLengthError
 from baichuan2.settings import SamplingSettings
-from tests.chat.talkers import golden, talker
+from tests.chat.talkers import END, USER, golden, talker
 from tests.engine.golden_cases import CASES
 
 
@@ -31,8 +31,9 @@ def test_each_reply_is_the_one_that_its_conversation_gets_alone(case):
     assert len({answer.usage.seconds_decode for answer in together}) == 1
 
 
-def test_stop_tokens_are_not_shown():
-    [answer] = chat_batch(talker("好的"), [[{"role": "user", "content": "你好"}]])
+@pytest.mark.parametrize("end", [END, USER])
+def test_stop_tokens_are_not_shown(end):
+    [answer] = chat_batch(talker("好的", ending=[end]), [[{"role": "user", "content": "你好"}]])
     assert (answer.text, answer.finish_reason) == ("好的", "stop")
 
 

@@ -172,6 +172,8 @@ def test_beams_go_through_generate(official):
     )
     text = TOKENIZER.decode(ids[0, prompt.shape[1] :].tolist(), skip_special_tokens=True)
     assert model.chat(TOKENIZER, HELLO, num_beams=3, **settings) == text
+    no_heat = {**settings, "do_sample": True, "temperature": 0}
+    assert model.chat(TOKENIZER, HELLO, num_beams=3, **no_heat) == text
     assert model.chat(TOKENIZER, HELLO, num_beams=1, **settings) == model.chat(TOKENIZER, HELLO, **settings)
     with pytest.raises(SettingsError, match="num_beams: works without stream=True only"):
         model.chat(TOKENIZER, HELLO, stream=True, num_beams=3)

@@ -40,6 +40,7 @@ def test_messages_is_a_copy_and_clear_keeps_the_system_text():
     session = ChatSession(talker("好"), system="系统")
     session.messages.clear()
     session.ask("你好")
+    assert said(session) == [("system", "系统"), ("user", "你好"), ("assistant", "好")]
     session.clear()
     assert session.messages == [Message("system", "系统")]
     assert ChatSession(talker("好"), system="").messages == []

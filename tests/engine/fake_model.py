@@ -15,7 +15,7 @@ class FakeModel:
     def __call__(self, **call):
         if len(self.calls) == self.fails_at:
             raise ValueError("wrong shape\nsecond line")
-        call["grad"] = torch.is_grad_enabled()
+        call["inference"] = torch.is_inference_mode_enabled()
         self.calls.append(call)
         logits = torch.zeros(*call["input_ids"].shape, self.config.vocab_size)
         logits[..., self.script[(len(self.calls) - 1) % len(self.script)]] = 5.0
