@@ -246,15 +246,7 @@ def train(
             group, indexes = next(batches)
             chosen = torch.tensor(indexes)
             batch = [tensor[chosen].long() for tensor in tensors[group]]
-            if plan.noise:
-                generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + state.step)
-                batch[0] = with_noise(*batch, share=plan.noise, generator=generator)
-            for parameter_group in optimizer.param_groups:
-                parameter_group["lr"] = plan.rate_at(state.step)
-            loss = loss_function(*batch)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), plan.max_gradient_norm)
-            value = loss.item()
+            value = _gradients(model, optimizer, loss_function, batch, plan=plan, step=state.step)
             if not math.isfinite(value):
                 raise FloatingPointError(f"{name}: the loss is {value} at step {state.step}")
             optimizer.step()
@@ -275,6 +267,28 @@ def train(
     save_checkpoint(checkpoint_path, model, optimizer, state)
     model.eval()
     return state
+
+
+def _gradients(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_function: LossFunction,
+    batch: list[Tensor],
+    *,
+    plan: TrainingPlan,
+    step: int,
+) -> float:
+    """The loss of a batch; gradients are clipped and ready for the optimizer, which has the rate of this step."""
+    input_ids, targets, segments = batch
+    if plan.noise:
+        generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+        input_ids = with_noise(input_ids, targets, segments, share=plan.noise, generator=generator)
+    for parameter_group in optimizer.param_groups:
+        parameter_group["lr"] = plan.rate_at(step)
+    loss = loss_function(input_ids, targets, segments)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), plan.max_gradient_norm)
+    return loss.item()
 
 
 def _with_known_steps(plan: TrainingPlan, state: TrainingState) -> TrainingPlan:
