@@ -7,8 +7,10 @@ from typing import Any
 import peft
 import pytest
 import torch
+from packaging.version import Version
 from peft import AutoPeftModelForCausalLM, LoraConfig, TaskType, get_peft_model
 from torch import Tensor
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 import baichuan2  # noqa: F401  (registers the Auto classes)
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
@@ -112,6 +114,10 @@ def test_no_second_adapter_on_the_head_either() -> None:
         model.add_adapter("second", lora(target_modules=["lm_head"]))
 
 
+@pytest.mark.skipif(
+    Version(peft.__version__) < Version(MIN_PEFT_VERSION),
+    reason=f"this transformers asks for peft {MIN_PEFT_VERSION}, installed is {peft.__version__}",
+)
 def test_the_frameworks_own_way_to_add_an_adapter() -> None:
     model = tiny_model("7b")
     with pytest.raises(ValueError, match=REFUSAL):

@@ -13,7 +13,7 @@ from transformers.integrations import sdpa_attention
 from baichuan2.model import alibi
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
 from tests.oracle.decoder import OracleResult, OracleShape, decode
-from tests.tiny import SIZES, Size, left_padded, random_ids, tiny_model
+from tests.tiny import SIZES, left_padded, random_ids, tiny_model
 
 LIMIT = 2e-5
 

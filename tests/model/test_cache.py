@@ -33,7 +33,9 @@ def new_cache(kind: str, model: BaichuanForCausalLM, max_length: int = 16) -> An
     return DynamicCache(config=model.config)
 
 
-def in_steps(model: BaichuanForCausalLM, ids: Tensor, mask: Tensor | None, steps: tuple[int, ...], **cache: Any) -> Tensor:
+def in_steps(
+    model: BaichuanForCausalLM, ids: Tensor, mask: Tensor | None, steps: tuple[int, ...], **cache: Any
+) -> Tensor:
     parts, stop = [], 0
     for step in steps:
         start, stop = stop, stop + step
@@ -137,13 +139,17 @@ def test_beams_and_assistant_run(model: BaichuanForCausalLM) -> None:
     assert len(greedy(model, ids, num_beams=3)[0]) == 12
 
 
-def compiled_steps(model: BaichuanForCausalLM, kind: str, backend: str, dynamic: bool | None = None) -> tuple[Tensor, Tensor]:
+def compiled_steps(
+    model: BaichuanForCausalLM, kind: str, backend: str, dynamic: bool | None = None
+) -> tuple[Tensor, Tensor]:
     """The greedy ids of eight decode steps, plain and with the step compiled as one graph."""
     ids = random_ids(2, 7)
     results = []
     for is_compiled in (False, True):
         torch._dynamo.reset()
-        forward = torch.compile(model.forward, fullgraph=True, backend=backend, dynamic=dynamic) if is_compiled else model
+        forward = (
+            torch.compile(model.forward, fullgraph=True, backend=backend, dynamic=dynamic) if is_compiled else model
+        )
         cache = new_cache(kind, model)
         token = model(ids, cache=cache).logits[:, -1:].argmax(-1)
         tokens = [token]

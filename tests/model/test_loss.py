@@ -48,9 +48,7 @@ def test_parts_of_a_batch_add_up_to_its_mean(as_tensor: bool) -> None:
     whole = causal_lm_loss(logits, labels)
     targets = (labels[:, 1:] != IGNORED_LABEL).sum()
     count = targets if as_tensor else int(targets)
-    parts = [
-        causal_lm_loss(logits[row : row + 1], labels[row : row + 1], num_items_in_batch=count) for row in range(3)
-    ]
+    parts = [causal_lm_loss(logits[row : row + 1], labels[row : row + 1], num_items_in_batch=count) for row in range(3)]
     assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-6)
     # the mean of the means, which frameworks used to take, is something else
     means = [causal_lm_loss(logits[row : row + 1], labels[row : row + 1]) for row in range(3)]

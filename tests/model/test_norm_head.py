@@ -223,7 +223,8 @@ def test_resizing_keeps_head_and_logits(size: Size, vocab_size: int) -> None:
     kept = min(512, vocab_size)
     after = model(ids).logits
     assert after.shape[-1] == vocab_size
-    assert torch.equal(after[..., :kept], before[..., :kept])
+    # products of another width may be summed in another order, by as many threads as there are
+    torch.testing.assert_close(after[..., :kept], before[..., :kept], rtol=0, atol=2e-6)
     assert model.train().lm_head.training
 
 
@@ -234,7 +235,7 @@ def test_resizing_works_with_the_frameworks_own_mean() -> None:
     before = model(ids).logits
     model.resize_token_embeddings(520)
     assert isinstance(model.get_output_embeddings(), NormHead)
-    assert torch.equal(model(ids).logits[..., :512], before)
+    torch.testing.assert_close(model(ids).logits[..., :512], before, rtol=0, atol=2e-6)
     assert model(ids).logits.isfinite().all()
 
 

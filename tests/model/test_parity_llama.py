@@ -97,7 +97,10 @@ def test_decoding_past_the_trained_length(name: str) -> None:
     model, llama = pair(name)
     ids = random_ids(1, TRAINED_LENGTH + 8)
     ours, theirs = DynamicCache(), DynamicCache()
-    for start, stop in ((0, TRAINED_LENGTH - 2), *((place, place + 1) for place in range(TRAINED_LENGTH - 2, len(ids[0])))):
+    for start, stop in (
+        (0, TRAINED_LENGTH - 2),
+        *((place, place + 1) for place in range(TRAINED_LENGTH - 2, len(ids[0]))),
+    ):
         found = model(ids[:, start:stop], cache=ours).logits
         assert_close(found, llama(ids[:, start:stop], **{CACHE_KEYWORD: theirs}).logits)
 

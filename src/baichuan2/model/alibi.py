@@ -15,6 +15,9 @@ from baichuan2.model.float32_buffers import Float32Buffers
 
 # a block of bias rows may take this many bytes in float32, all heads and all padded inputs of a batch together
 BLOCK_BYTES = 32 * 2**20
+# a key this far away gets no attention from any head: the least slope is 2^-8, scores are below thousands; and times
+# any slope it is still a number in float32 and bfloat16
+HIDDEN_DISTANCE = -1e30
 
 
 def alibi_slopes(num_heads: int) -> list[float]:
@@ -72,11 +75,12 @@ class AlibiBias:
         """How many query rows fit into one block over `num_keys` keys, when `batch` inputs have masks of their own."""
         return max(1, BLOCK_BYTES // (4 * batch * self.slopes.numel() * num_keys))
 
-    def block(self, start: int, stop: int, num_keys: int) -> Tensor:
-        """The bias of query rows start..stop over the first `num_keys` keys.
+    def block(self, start: int, stop: int, num_keys: int, visible: Tensor | None = None) -> Tensor:
+        """The bias of query rows start..stop over the first `num_keys` keys, in `dtype`.
 
         Shape (1, H, stop - start, num_keys), or (1, H, 1, num_keys) in the form "key_index", which is the same for
-        each row; dtype as given.
+        each row. `visible` (B, 1, stop - start, num_keys), boolean: the result has its shape, with H heads, and a value
+        that no score outweighs where it is False.
         """
         device = self.slopes.device
         keys = torch.arange(num_keys, device=device, dtype=torch.float32)
@@ -84,4 +88,9 @@ class AlibiBias:
         if self.form == "relative":
             rows = torch.arange(start, stop, device=device, dtype=torch.float32) + self.past
             distance = keys[None, :] - rows[:, None]  # (T, S)
-        return (self.slopes[:, None, None] * distance).to(self.dtype)[None]
+        distance = distance[None, None]  # (1, 1, T or 1, S)
+        if visible is not None:
+            distance = torch.where(visible, distance, HIDDEN_DISTANCE)
+        bias = (self.slopes[:, None, None] * distance).to(self.dtype)
+        # rows that see nothing must stay finite, or they would be no numbers after the softmax
+        return bias.clamp_min(torch.finfo(self.dtype).min) if self.dtype == torch.float16 else bias

@@ -77,7 +77,7 @@ def _masked(scores: Tensor, attention_mask: Tensor | None) -> Tensor:
 
 
 def attend(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -109,14 +109,17 @@ def attend(
             attention_mask = _causal_rows(0, num_rows, num_keys, query.device)
         if bias is None:
             return function(module, query, key, value, attention_mask, **kwargs)
-        # flex attention, which takes block masks, asks for single elements of the bias: it needs no tensor at all
-        position_bias = bias.block(0, num_rows, num_keys) if isinstance(attention_mask, Tensor | None) else bias
-        return function(module, query, key, value, attention_mask, position_bias=position_bias, **kwargs)
+        if not isinstance(attention_mask, Tensor | None):  # flex attention asks for single elements, and needs no tensor
+            return function(module, query, key, value, attention_mask, position_bias=bias, **kwargs)
+        if attention_mask is None and num_rows > 1:
+            attention_mask = _causal_rows(0, num_rows, num_keys, query.device)
+        masks = _bias_and_mask(function, bias, attention_mask, 0, num_rows, num_keys)
+        return function(module, query, key, value, **{**kwargs, **masks})
     assert bias is not None
     return _attend_in_blocks(function, module, query, key, value, attention_mask, bias, block_rows, kwargs), None
 
 
-def _choose(module: nn.Module, bias: AlibiBias | None, wants_weights: bool) -> AttentionFunction:
+def _choose(module: Any, bias: AlibiBias | None, wants_weights: bool) -> AttentionFunction:
     if bias is not None and module.config.alibi_numerics == "official":
         return official_alibi_attention
     implementation = module.config._attn_implementation
@@ -124,6 +127,23 @@ def _choose(module: nn.Module, bias: AlibiBias | None, wants_weights: bool) -> A
         return eager_attention
     function: AttentionFunction = ALL_ATTENTION_FUNCTIONS[implementation]
     return function
+
+
+def _bias_and_mask(
+    function: AttentionFunction, bias: AlibiBias, mask: Tensor | None, start: int, stop: int, num_keys: int
+) -> dict[str, Any]:
+    """The bias of query rows start..stop and their mask, as the attention function takes them.
+
+    A mask that is the same for all heads is cheaper applied to the distances, before they are multiplied by a slope per
+    head. Our own functions take it beside the bias, as they round or average in their own way.
+    """
+    if mask is None or mask.dtype != torch.bool or function in (eager_attention, official_alibi_attention):
+        return {"attention_mask": mask, "position_bias": bias.block(start, stop, num_keys)}
+    return {
+        "attention_mask": None,
+        "position_bias": bias.block(start, stop, num_keys, visible=mask),
+        "is_causal": False,  # the bias hides the keys to come
+    }
 
 
 def _causal_rows(start: int, stop: int, num_keys: int, device: torch.device) -> Tensor:
@@ -152,7 +172,8 @@ def _attend_in_blocks(  # budget: one call frame of attention, which has this ma
             mask = attention_mask[..., :num_keys]
         else:
             mask = attention_mask[:, :, start:stop, :num_keys]
-        return function(module, rows, keys, values, mask, position_bias=bias.block(start, stop, num_keys), **kwargs)[0]
+        masks = _bias_and_mask(function, bias, mask, start, stop, num_keys)
+        return function(module, rows, keys, values, **{**kwargs, **masks})[0]
 
     outputs = []
     for start in range(0, query.shape[2], block_rows):

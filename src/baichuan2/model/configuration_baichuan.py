@@ -6,7 +6,7 @@ What differs is derived here once, when the object is made, and is explicit from
 """
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeGuard
 
 from transformers import PreTrainedConfig
 
@@ -193,14 +193,18 @@ class BaichuanConfig(PreTrainedConfig):
             raise CheckpointError(f"config.json: rope_scaling must be an object with type and factor, got {settings!r}")
         rope_type = settings.get("rope_type", settings.get("type", "default"))
         if rope_type not in ROPE_TYPES:
-            raise CheckpointError(f"config.json: the type in rope_scaling must be one of {ROPE_TYPES}, got {rope_type!r}")
+            raise CheckpointError(
+                f"config.json: the type in rope_scaling must be one of {ROPE_TYPES}, got {rope_type!r}"
+            )
         theta = settings.get("rope_theta", extra.get("rope_theta", 10_000.0))
         if not _is_number(theta) or theta <= 0:
             raise CheckpointError(f"config.json: rope_theta must be a number above 0, got {theta!r}")
         factor = settings.get("factor")
         if rope_type != "default" and (not _is_number(factor) or factor < 1):
-            raise CheckpointError(f"config.json: the factor in rope_scaling must be a number of at least 1, got {factor!r}")
+            raise CheckpointError(
+                f"config.json: the factor in rope_scaling must be a number of at least 1, got {factor!r}"
+            )
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -16,7 +16,7 @@ class Float32Buffers(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What `to`, `half`, `cuda` and their kin call; a cast is undone from the values of before."""
         before = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, values in before.items():
             after = getattr(self, name)
             if after.dtype != values.dtype:

@@ -149,7 +149,7 @@ class BaichuanPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        """Yes; the framework would guess from the source text of this file that `set_attn_implementation` is useless."""
+        """Yes; the framework would guess from this file's source text that `set_attn_implementation` is useless."""
         return True
 
     @torch.no_grad()
@@ -203,7 +203,9 @@ class BaichuanModel(BaichuanPreTrainedModel):
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, C)
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             if cache is not None:
-                raise ValueError("a cache cannot be filled while gradient checkpointing trains: it would be filled twice")
+                raise ValueError(
+                    "a cache cannot be filled while gradient checkpointing trains: it would be filled twice"
+                )
             use_cache = False
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
