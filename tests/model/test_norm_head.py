@@ -224,7 +224,7 @@ def test_resizing_keeps_head_and_logits(size: Size, vocab_size: int) -> None:
     after = model(ids).logits
     assert after.shape[-1] == vocab_size
     # products of another width may be summed in another order, by as many threads as there are
-    torch.testing.assert_close(after[..., :kept], before[..., :kept], rtol=0, atol=2e-6)
+    torch.testing.assert_close(after[..., :kept], before[..., :kept], rtol=0, atol=1e-5)
     assert model.train().lm_head.training
 
 
@@ -235,7 +235,7 @@ def test_resizing_works_with_the_frameworks_own_mean() -> None:
     before = model(ids).logits
     model.resize_token_embeddings(520)
     assert isinstance(model.get_output_embeddings(), NormHead)
-    torch.testing.assert_close(model(ids).logits[..., :512], before, rtol=0, atol=2e-6)
+    torch.testing.assert_close(model(ids).logits[..., :512], before, rtol=0, atol=1e-5)
     assert model(ids).logits.isfinite().all()
 
 
