@@ -165,6 +165,12 @@ class BaichuanPreTrainedModel(PreTrainedModel):
 class BaichuanModel(BaichuanPreTrainedModel):
     """The decoder without its head: token ids to final hidden states."""
 
+    # a whole checkpoint also holds the head, which has no place here
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
+        *BaichuanPreTrainedModel._keys_to_ignore_on_load_unexpected,
+        r"^lm_head\.",
+    ]
+
     def __init__(self, config: BaichuanConfig) -> None:
         super().__init__(config)
         self.padding_idx = config.pad_token_id
@@ -230,8 +236,12 @@ class BaichuanModel(BaichuanPreTrainedModel):
     ) -> Any:
         """The mask in the form that the chosen attention implementation takes; see `attend`."""
         if isinstance(attention_mask, Tensor):  # else None, or a block mask that `generate` made
-            attention_mask = _explicit_mask(attention_mask, hidden_states.shape[1], self.config)
+            attention_mask = _explicit_mask(attention_mask, hidden_states.shape[1])
             if attention_mask.dim() == 4:
+                if self.config._attn_implementation == "flex_attention":  # it would add the mask's ones and zeros
+                    raise ValueError(
+                        "segment ids and masks by row need attn_implementation eager or sdpa, got flex_attention"
+                    )
                 return attention_mask
         return create_causal_mask(
             config=self.config,
@@ -256,7 +266,7 @@ class BaichuanModel(BaichuanPreTrainedModel):
         )
 
 
-def _explicit_mask(attention_mask: Tensor, num_rows: int, config: BaichuanConfig) -> Tensor:
+def _explicit_mask(attention_mask: Tensor, num_rows: int) -> Tensor:
     """A boolean (B, 1, T, S) mask where the caller's mask says more than which keys to hide; else that mask, (B, S).
 
     Segment ids are looked for in whole inputs (S = T) only: they mark packed training rows, which have no cache.
@@ -269,14 +279,9 @@ def _explicit_mask(attention_mask: Tensor, num_rows: int, config: BaichuanConfig
         return attention_mask.bool()[:, None]
     if attention_mask.dtype == torch.bool or attention_mask.shape[1] != num_rows:
         return attention_mask
-    if not torch.compiler.is_compiling():  # a compiled graph cannot look at values, and treats every id as a segment
-        if not bool((attention_mask > 1).any()):
-            return attention_mask
-        if config._attn_implementation not in ("eager", "sdpa"):
-            raise ValueError(
-                "segment ids in attention_mask need attn_implementation eager or sdpa, got "
-                f"{config._attn_implementation!r}"
-            )
+    # a compiled graph cannot look at values, and treats every id as a segment
+    if not torch.compiler.is_compiling() and not bool((attention_mask > 1).any()):
+        return attention_mask
     same = attention_mask[:, :, None] == attention_mask[:, None, :]  # (B, T, T)
     is_text = attention_mask[:, None, :] > 0
     here = torch.eye(num_rows, dtype=torch.bool, device=attention_mask.device)  # padding rows see themselves: no NaN
