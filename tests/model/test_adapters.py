@@ -118,13 +118,10 @@ def test_no_second_adapter_on_the_head_either() -> None:
     Version(peft.__version__) < Version(MIN_PEFT_VERSION),
     reason=f"this transformers asks for peft {MIN_PEFT_VERSION}, installed is {peft.__version__}",
 )
-def test_the_frameworks_own_way_to_add_an_adapter() -> None:
+def test_no_adapter_injected_into_the_head() -> None:
     model = tiny_model("7b")
     with pytest.raises(ValueError, match=REFUSAL):
-        model.add_adapter(lora(target_modules=["lm_head"]))
-    model = tiny_model("7b")
-    model.add_adapter(lora())
-    assert model.active_adapters() == ["default"]
+        peft.inject_adapter_in_model(lora(target_modules=["lm_head"]), model)
 
 
 def test_a_plain_head_may_be_adapted() -> None:

@@ -100,3 +100,21 @@ def test_the_switch_changes_half_precision_only() -> None:
         for model in (exact, official)
     }
     assert error["exact"] < error["official"] / 2, error
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_hidden_keys_get_no_attention_and_rows_stay_numbers(dtype: torch.dtype) -> None:
+    bias = new_bias(dtype=dtype)
+    visible = torch.ones(2, 1, 7, 9, dtype=torch.bool).tril()
+    visible[1, :, :, :3] = False  # the first rows of the second input see nothing
+    masked = bias.block(0, 7, 9, visible=visible)
+    assert masked.shape == (2, 5, 7, 9)
+    assert masked.dtype == dtype
+    assert masked.isfinite().all()
+    shown = visible.expand(2, 5, 7, 9)
+    assert torch.equal(masked[shown], bias.block(0, 7, 9).expand(2, 5, 7, 9)[shown])
+    scores = 500 * torch.randn(2, 5, 7, 9, generator=torch.Generator().manual_seed(6))
+    weights = (scores + masked.float()).softmax(-1)
+    assert weights.isfinite().all()
+    sees_something = visible.any(-1, keepdim=True).expand(2, 5, 7, 9)
+    assert weights[~shown & sees_something].max() == 0

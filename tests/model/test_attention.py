@@ -164,8 +164,10 @@ def test_flex_equals_sdpa(model: BaichuanForCausalLM, implementation: Any) -> No
         for start, stop in ((6, 10), (10, 11))
     ]
     assert_close(torch.cat(rest, dim=1), wanted_padded.logits[:, 6:])
-    with pytest.raises(ValueError, match="segment ids in attention_mask need attn_implementation eager or sdpa"):
-        model(ids, attention_mask=mask * 2)
+    by_row = mask[:, None, :].expand(-1, 11, -1)
+    for unfit in (mask * 2, by_row, by_row[:, None].bool()):
+        with pytest.raises(ValueError, match="segment ids and masks by row need attn_implementation eager or sdpa"):
+            model(ids, attention_mask=unfit)
 
 
 @torch.no_grad()
@@ -195,9 +197,9 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch, model: BaichuanForCausalLM) ->
     rows: list[int] = []
     block = alibi.AlibiBias.block
 
-    def counted(self: alibi.AlibiBias, start: int, stop: int, num_keys: int) -> Tensor:
+    def counted(self: alibi.AlibiBias, start: int, stop: int, num_keys: int, **visible: Any) -> Tensor:
         rows.append(stop - start)
-        return block(self, start, stop, num_keys)
+        return block(self, start, stop, num_keys, **visible)
 
     monkeypatch.setattr(alibi.AlibiBias, "block", counted)
     return rows
