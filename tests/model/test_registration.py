@@ -136,3 +136,16 @@ def test_saved_tokenizer_without_a_model_is_found(tmp_path: Path) -> None:
 
 def test_module_names_that_are_watched_exist() -> None:
     assert all(importlib.util.find_spec(name) is not None for name in registration.REGISTRATIONS)
+
+
+def test_a_second_import_after_removal_from_sys_modules() -> None:
+    program = """
+import sys
+import baichuan2
+for name in [name for name in sys.modules if name.partition('.')[0] == 'baichuan2']:
+    del sys.modules[name]
+import baichuan2
+from transformers import AutoConfig
+assert AutoConfig.for_model('baichuan', position_embedding='rope').__class__ is baichuan2.BaichuanConfig
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -230,6 +230,8 @@ def install() -> None:
     """Serves the Auto modules that are loaded, and watches for the others; a second call changes nothing."""
     if any(isinstance(finder, AutoClassHook) for finder in sys.meta_path):
         return
+    # a copy of this module that was since removed from sys.modules: two hooks would each wait for the other
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != AutoClassHook.__name__]
     hook = AutoClassHook()
     sys.meta_path.insert(0, hook)
     hook.settle()
