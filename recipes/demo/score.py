@@ -23,6 +23,7 @@ from baichuan2.finetune.dataset import read_conversations
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
 from baichuan2.model.special_tokens import EOS_TOKEN_ID, USER_TOKEN_ID
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
+from recipes.demo.heldout import SETS
 from recipes.demo.tasks import (
     Question,
     arithmetic_questions,
@@ -153,6 +154,7 @@ def run_scoring(
     limit: int = 60,
     seed: int = 1234,
     show: int = 1,
+    heldout_set: str = "final",
 ) -> int:
     """Scores the given folders, prints and writes the figures; 0 when every target is met, else 1."""
     start = time.monotonic()
@@ -160,13 +162,16 @@ def run_scoring(
     leaked = leaked_prompts(conversations) if conversations is not None else []
     with torch.inference_mode():
         if chat_folder is not None:
-            figures.update(_score_chat(chat_folder, frozenset(leaked), limit=limit, seed=seed, show=show))
+            figures.update(
+                _score_chat(chat_folder, frozenset(leaked), limit=limit, seed=seed, show=show, heldout_set=heldout_set)
+            )
         if base_folder is not None:
             tasks = base_tasks(limit=max(limit, 100), seed=seed)
             results = score_tasks(base_folder, tasks, max_new_tokens=BASE_TOKENS, show=show)
             figures.update({name: result.accuracy for name, result in results.items()})
     missed = [name for name, target in TARGETS.items() if name in figures and figures[name] < target]
     report = {"figures": figures, "targets": TARGETS, "missed": missed, "limit": limit, "seed": seed}
+    report["heldout_set"] = heldout_set
     report["leaked_prompts"] = len(leaked) if conversations is not None else None
     if json_path is not None:
         beside = json_path.with_name(json_path.name + ".part")
@@ -188,10 +193,12 @@ def without_leaked(tasks: Mapping[str, Sequence[Question]], leaked: frozenset[st
     }
 
 
-def _score_chat(folder: Path, leaked: frozenset[str], *, limit: int, seed: int, show: int) -> dict[str, float]:
-    paraphrases = without_leaked(paraphrase_tasks(limit=limit, seed=seed), leaked)
+def _score_chat(
+    folder: Path, leaked: frozenset[str], *, limit: int, seed: int, show: int, heldout_set: str
+) -> dict[str, float]:
+    paraphrases = without_leaked(paraphrase_tasks(limit=limit, seed=seed, folder=heldout_set), leaked)
     others = {
-        **conversation_tasks(),
+        **conversation_tasks(heldout_set),
         "follow_up": follow_up_questions(limit=limit, seed=seed),
         "arithmetic": arithmetic_questions(limit=limit, seed=seed),
     }
@@ -215,6 +222,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=60, help="questions for each relation")
     parser.add_argument("--seed", type=int, default=1234)
     parser.add_argument("--show", type=int, default=2, metavar="N", help="mistakes to print for each task")
+    parser.add_argument("--set", choices=SETS, default="final", help="held-out set to ask; the targets are for final")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -231,6 +239,7 @@ def main() -> int:
         limit=options.limit,
         seed=options.seed,
         show=options.show,
+        heldout_set=options.set,
     )
 
 

@@ -164,29 +164,30 @@ def is_really_wrong(value: str, expected: str, question: str) -> bool:
     return value not in expected and expected not in value and value not in question
 
 
-def paraphrase_tasks(*, limit: int, seed: int) -> dict[str, list[Question]]:
-    """Relation -> questions, for every relation that the tables can fill."""
+def paraphrase_tasks(*, limit: int, seed: int, folder: str = "final") -> dict[str, list[Question]]:
+    """Relation -> questions of one held-out set, for every relation that the tables can fill."""
     tables = relation_tables()
     return {
         name: relation_questions(wording, tables[name], limit=limit, seed=seed)
-        for name, wording in load_wordings().items()
+        for name, wording in load_wordings(folder).items()
         if name in tables
     }
 
 
-def conversation_tasks() -> dict[str, list[Question]]:
-    """Small talk, refusals, memory and general knowledge, all of them."""
+def conversation_tasks(folder: str = "final") -> dict[str, list[Question]]:
+    """Small talk, refusals, memory and general knowledge of one held-out set, all of them."""
     memory: dict[str, list[Question]] = {"memory_name": [], "memory_other": []}
-    for item in load_memory():
+    for item in load_memory(folder):
         messages = tuple((message.role, message.content) for message in item.messages)
         task = "memory_name" if item.topic == "name" else "memory_other"
         memory[task].append(Question(messages=messages, accepted=(item.expect,)))
+    general = load_general(folder)
     single = {
-        "greetings": [(item.message, item.must_contain_any) for item in load_greetings()],
-        "refusals": [(item.message, item.must_contain_any) for item in load_unknown()],
-        "general_zh": [(item.message, item.must_contain_any) for item in load_general() if item.language == "zh"],
-        "general_en": [(item.message, item.must_contain_any) for item in load_general() if item.language == "en"],
-        "readme_chat": [(item.prompt, item.must_contain_any) for item in load_readme() if item.kind == "chat"],
+        "greetings": [(item.message, item.must_contain_any) for item in load_greetings(folder)],
+        "refusals": [(item.message, item.must_contain_any) for item in load_unknown(folder)],
+        "general_zh": [(item.message, item.must_contain_any) for item in general if item.language == "zh"],
+        "general_en": [(item.message, item.must_contain_any) for item in general if item.language == "en"],
+        "readme_chat": [(item.prompt, item.must_contain_any) for item in load_readme(folder) if item.kind == "chat"],
     }
     asked = {
         name: [Question(messages=(("user", text),), accepted=tuple(keys)) for text, keys in items]
@@ -260,5 +261,5 @@ def base_tasks(*, limit: int, seed: int) -> dict[str, list[Question]]:
 
 
 def heldout_prompts() -> frozenset[str]:
-    """Every text of a user in the held-out set, with the wordings filled from the tables."""
+    """Every text of a user in both held-out sets, with the wordings filled from the tables."""
     return frozenset(all_prompts(relation_tables()))

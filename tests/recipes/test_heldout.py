@@ -33,14 +33,54 @@ COLUMNS = {
 }
 
 
-def test_wordings_cover_every_relation_with_its_columns():
-    wordings = heldout.load_wordings()
+# set -> how many questions of general knowledge in each language
+GENERAL = {"development": {"zh": 80, "en": 40}, "final": {"zh": 60, "en": 30}}
+
+both_sets = pytest.mark.parametrize("folder", heldout.SETS)
+
+
+def test_without_a_name_the_loaders_read_the_final_set():
+    for load in (
+        heldout.load_wordings,
+        heldout.load_greetings,
+        heldout.load_unknown,
+        heldout.load_memory,
+        heldout.load_general,
+    ):
+        assert load() == load("final")
+        assert load() != load("development")
+
+
+def test_an_unknown_set_is_refused_by_name():
+    with pytest.raises(ValueError, match="the held-out set must be one of development, final; got 'third'"):
+        heldout.load_greetings("third")
+
+
+def test_the_sets_share_no_wording_message_or_name():
+    first, second = heldout.SETS
+    for load in (heldout.load_greetings, heldout.load_unknown, heldout.load_general):
+        assert not {item.message for item in load(first)} & {item.message for item in load(second)}
+    for relation, wording in heldout.load_wordings(first).items():
+        assert not set(wording.questions) & set(heldout.load_wordings(second)[relation].questions), relation
+    names = [{item.expect.casefold() for item in heldout.load_memory(folder)} for folder in heldout.SETS]
+    assert not names[0] & names[1]
+    turns = [
+        {item.messages[index].content for item in heldout.load_memory(folder) for index in (0, -1)}
+        for folder in heldout.SETS
+    ]
+    assert not turns[0] & turns[1]
+
+
+@both_sets
+def test_wordings_cover_every_relation_with_its_columns(folder):
+    wordings = heldout.load_wordings(folder)
     assert {name: (one.placeholder, one.expected_field) for name, one in wordings.items()} == COLUMNS
     assert all(name == one.relation for name, one in wordings.items())
 
 
-def test_wordings_are_8_to_12_distinct_questions_with_one_slot():
-    for relation, wording in heldout.load_wordings().items():
+@both_sets
+def test_wordings_are_8_to_12_distinct_questions_with_one_slot(folder):
+    for relation, wording in heldout.load_wordings(folder).items():
         assert 8 <= len(wording.questions) <= 12, relation
         assert len(set(wording.questions)) == len(wording.questions), relation
         for question in wording.questions:
@@ -49,9 +89,10 @@ def test_wordings_are_8_to_12_distinct_questions_with_one_slot():
             assert question == question.strip(), question
 
 
-def test_english_country_names_may_bring_their_article():
+@both_sets
+def test_english_country_names_may_bring_their_article(folder):
     for relation in ("capital_en", "continent_en"):
-        assert not any(q.startswith("{country}") for q in heldout.load_wordings()[relation].questions)
+        assert not any(q.startswith("{country}") for q in heldout.load_wordings(folder)[relation].questions)
 
 
 def test_ask_fills_the_slot_and_keeps_braces_of_the_value():
@@ -63,8 +104,9 @@ def test_ask_fills_the_slot_and_keeps_braces_of_the_value():
         wording.ask({"word": "x"})
 
 
-def test_greetings_are_60_and_name_every_intent():
-    greetings = heldout.load_greetings()
+@both_sets
+def test_greetings_are_60_and_name_every_intent(folder):
+    greetings = heldout.load_greetings(folder)
     assert Counter(item.intent for item in greetings) == {
         "greet": 10, "identity": 10, "abilities": 8, "thanks": 6, "bye": 6, "human": 6, "size": 4, "maker": 5,
         "feeling": 5,
@@ -72,30 +114,34 @@ def test_greetings_are_60_and_name_every_intent():
     assert len({item.message for item in greetings}) == 60
 
 
-def test_unknown_and_general_have_their_counts():
-    unknown, general = heldout.load_unknown(), heldout.load_general()
+@both_sets
+def test_unknown_and_general_have_their_counts(folder):
+    unknown, general = heldout.load_unknown(folder), heldout.load_general(folder)
     assert Counter(item.language for item in unknown) == {"zh": 60, "en": 25}
-    assert Counter(item.language for item in general) == {"zh": 80, "en": 40}
-    assert len({item.message for item in (*unknown, *general)}) == 85 + 120
+    assert Counter(item.language for item in general) == GENERAL[folder]
+    assert len({item.message for item in (*unknown, *general)}) == 85 + sum(GENERAL[folder].values())
     for item in unknown:
         refusals = ("抱歉", "不知道", "没有学过") if item.language == "zh" else ("Sorry", "not know", "not learnt")
         assert item.must_contain_any == refusals
 
 
-def test_every_list_of_keys_can_be_met_and_is_not_met_by_silence():
-    for item in (*heldout.load_greetings(), *heldout.load_unknown(), *heldout.load_general()):
+@both_sets
+def test_every_list_of_keys_can_be_met_and_is_not_met_by_silence(folder):
+    for item in (*heldout.load_greetings(folder), *heldout.load_unknown(folder), *heldout.load_general(folder)):
         assert item.must_contain_any, item.message
         assert all(heldout.mentions(key, key) for key in item.must_contain_any)
         assert not any(heldout.mentions("", key) for key in item.must_contain_any)
 
 
-def test_echoing_a_general_question_earns_nothing():
-    for item in heldout.load_general():
+@both_sets
+def test_echoing_a_general_question_earns_nothing(folder):
+    for item in heldout.load_general(folder):
         assert not any(heldout.mentions(item.message, key) for key in item.must_contain_any), item.message
 
 
-def test_memory_conversations_have_their_counts_and_lengths():
-    conversations = heldout.load_memory()
+@both_sets
+def test_memory_conversations_have_their_counts_and_lengths(folder):
+    conversations = heldout.load_memory(folder)
     named = [item for item in conversations if item.topic == "name"]
     others = [item for item in conversations if item.topic != "name"]
     assert Counter(item.language for item in named) == {"zh": 60, "en": 60}
@@ -104,8 +150,9 @@ def test_memory_conversations_have_their_counts_and_lengths():
     assert len({item.expect for item in named}) == 120
 
 
-def test_memory_conversations_say_the_answer_first_and_not_last():
-    for item in heldout.load_memory():
+@both_sets
+def test_memory_conversations_say_the_answer_first_and_not_last(folder):
+    for item in heldout.load_memory(folder):
         roles = [turn.role for turn in item.messages]
         assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
         assert heldout.mentions(item.messages[0].content, item.expect)
@@ -113,8 +160,9 @@ def test_memory_conversations_say_the_answer_first_and_not_last():
         assert not any("{" in turn.content for turn in item.messages)
 
 
-def test_readme_examples_are_two_chats_and_a_completion():
-    first, second, third = heldout.load_readme()
+@both_sets
+def test_readme_examples_are_two_chats_and_a_completion(folder):
+    first, second, third = heldout.load_readme(folder)
     assert (first.kind, first.prompt, first.must_contain_any) == ("chat", "世界上第二高的山峰是哪座", ("乔戈里",))
     assert (second.kind, second.prompt) == ("chat", "解释一下“温故而知新”")
     assert second.must_contain_any == ("复习", "温习", "新的理解", "新的体会")
@@ -125,15 +173,22 @@ def test_readme_examples_are_two_chats_and_a_completion():
     )
 
 
-def test_all_prompts_give_every_user_text():
+def test_all_prompts_give_every_user_text_of_both_sets():
     without_tables = list(heldout.all_prompts({}))
-    user_turns = [turn for item in heldout.load_memory() for turn in item.messages if turn.role == "user"]
-    assert len(without_tables) == 60 + 85 + 120 + len(user_turns) + 3
-    for turn in user_turns:
-        assert turn.content in without_tables
+    user_turns = [
+        turn.content
+        for folder in heldout.SETS
+        for item in heldout.load_memory(folder)
+        for turn in item.messages
+        if turn.role == "user"
+    ]
+    num_general = sum(sum(counts.values()) for counts in GENERAL.values())
+    assert len(without_tables) == 2 * (60 + 85 + 3) + num_general + len(user_turns)
+    assert set(user_turns) <= set(without_tables)
     filled = list(heldout.all_prompts({"capital_zh": [{"country": "法国"}, {"country": "德国"}]}))
-    assert len(filled) == len(without_tables) + 2 * len(heldout.load_wordings()["capital_zh"].questions)
-    assert "德国首都是啥" in filled
+    num_wordings = sum(len(heldout.load_wordings(folder)["capital_zh"].questions) for folder in heldout.SETS)
+    assert len(filled) == len(without_tables) + 2 * num_wordings
+    assert {"德国首都是啥", "告诉我德国的首都"} <= set(filled)
     with pytest.raises(ValueError, match="no wordings for \\['rivers'\\]"):
         list(heldout.all_prompts({"rivers": []}))
 

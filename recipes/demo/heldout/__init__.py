@@ -1,7 +1,9 @@
 """The held-out questions of the demo model, as typed values.
 
-One loader per JSON file of this folder, `all_prompts` with every text a user says in them (so that a
-corpus can be checked for leaks), and `mentions`, the one rule by which a reply is said to hold a key.
+Two sets with the same files: `development`, which was looked at while the training data was improved, and `final`,
+which was not and gives the figures that count. One loader per JSON file, each with the name of the set's folder;
+`all_prompts` with every text a user says in either set (so that a corpus can be checked for leaks), and `mentions`,
+the one rule by which a reply is said to hold a key.
 Nothing here may import the corpus or its generator: these questions stay independent of the training.
 """
 
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Literal, TypedDict, get_args
 
 __all__ = [
+    "SETS",
     "ConversationMessage",
     "GeneralQuestion",
     "Greeting",
@@ -36,6 +39,8 @@ __all__ = [
 Language = Literal["zh", "en"]
 Intent = Literal["greet", "identity", "abilities", "thanks", "bye", "human", "size", "maker", "feeling"]
 Topic = Literal["name", "city", "hobby", "age"]
+
+SETS = ("development", "final")
 
 _FOLDER = Path(__file__).parent
 
@@ -180,9 +185,13 @@ class _ReadmeRow(TypedDict):
     must_start_with: str | None
 
 
-def load_wordings() -> dict[str, Wording]:
-    """The wordings of every relation, by the relation's name."""
-    rows: dict[str, _WordingRow] = json.loads(_text_of("wordings.json"))
+def load_wordings(folder: str = "final") -> dict[str, Wording]:
+    """The wordings of every relation, by the relation's name.
+
+    Raises:
+        ValueError: No such set.
+    """
+    rows: dict[str, _WordingRow] = json.loads(_text_of(folder, "wordings.json"))
     return {
         relation: Wording(
             relation=relation,
@@ -194,15 +203,15 @@ def load_wordings() -> dict[str, Wording]:
     }
 
 
-def load_greetings() -> tuple[Greeting, ...]:
+def load_greetings(folder: str = "final") -> tuple[Greeting, ...]:
     """The 60 lines of small talk.
 
     Raises:
-        ValueError: The file holds an intent that `Intent` does not name.
+        ValueError: No such set, or the file holds an intent that `Intent` does not name.
     """
-    rows: list[_GreetingRow] = json.loads(_text_of("greetings.json"))
+    rows: list[_GreetingRow] = json.loads(_text_of(folder, "greetings.json"))
     for row in rows:
-        _require_one_of(row["intent"], get_args(Intent), "greetings.json: intent")
+        _require_one_of(row["intent"], get_args(Intent), f"{folder}/greetings.json: intent")
     return tuple(
         Greeting(
             message=row["message"],
@@ -213,9 +222,13 @@ def load_greetings() -> tuple[Greeting, ...]:
     )
 
 
-def load_unknown() -> tuple[UnknownQuestion, ...]:
-    """The 60 Chinese and 25 English questions to refuse."""
-    rows: list[_QuestionRow] = json.loads(_text_of("unknown.json"))
+def load_unknown(folder: str = "final") -> tuple[UnknownQuestion, ...]:
+    """The 60 Chinese and 25 English questions to refuse.
+
+    Raises:
+        ValueError: No such set.
+    """
+    rows: list[_QuestionRow] = json.loads(_text_of(folder, "unknown.json"))
     return tuple(
         UnknownQuestion(
             message=row["message"],
@@ -226,15 +239,15 @@ def load_unknown() -> tuple[UnknownQuestion, ...]:
     )
 
 
-def load_memory() -> tuple[MemoryConversation, ...]:
+def load_memory(folder: str = "final") -> tuple[MemoryConversation, ...]:
     """The 120 conversations about a name, then the 20 about a city, hobby or age.
 
     Raises:
-        ValueError: The file holds a topic that `Topic` does not name.
+        ValueError: No such set, or the file holds a topic that `Topic` does not name.
     """
-    rows: list[_MemoryRow] = json.loads(_text_of("memory.json"))
+    rows: list[_MemoryRow] = json.loads(_text_of(folder, "memory.json"))
     for row in rows:
-        _require_one_of(row["topic"], get_args(Topic), "memory.json: topic")
+        _require_one_of(row["topic"], get_args(Topic), f"{folder}/memory.json: topic")
     return tuple(
         MemoryConversation(
             topic=row["topic"],
@@ -246,9 +259,13 @@ def load_memory() -> tuple[MemoryConversation, ...]:
     )
 
 
-def load_general() -> tuple[GeneralQuestion, ...]:
-    """The 80 Chinese and 40 English questions of general knowledge."""
-    rows: list[_QuestionRow] = json.loads(_text_of("general.json"))
+def load_general(folder: str = "final") -> tuple[GeneralQuestion, ...]:
+    """The questions of general knowledge: 80 Chinese and 40 English for `development`, 60 and 30 for `final`.
+
+    Raises:
+        ValueError: No such set.
+    """
+    rows: list[_QuestionRow] = json.loads(_text_of(folder, "general.json"))
     return tuple(
         GeneralQuestion(
             message=row["message"],
@@ -259,9 +276,13 @@ def load_general() -> tuple[GeneralQuestion, ...]:
     )
 
 
-def load_readme() -> tuple[ReadmeExample, ...]:
-    """The three examples of the official README: two chats and one completion."""
-    rows: list[_ReadmeRow] = json.loads(_text_of("readme.json"))
+def load_readme(folder: str = "final") -> tuple[ReadmeExample, ...]:
+    """The three examples of the official README, the same in both sets: two chats and one completion.
+
+    Raises:
+        ValueError: No such set.
+    """
+    rows: list[_ReadmeRow] = json.loads(_text_of(folder, "readme.json"))
     return tuple(
         ReadmeExample(
             kind=row["kind"],
@@ -274,7 +295,7 @@ def load_readme() -> tuple[ReadmeExample, ...]:
 
 
 def all_prompts(tables: Mapping[str, Sequence[Mapping[str, str]]]) -> Iterator[str]:
-    """Every text a user says in any file, wordings filled from the tables; repeats possible.
+    """Every text a user says in any file of either set, wordings filled from the tables; repeats possible.
 
     Args:
         tables: Rows by name of relation; each row has at least the relation's placeholder column.
@@ -283,20 +304,8 @@ def all_prompts(tables: Mapping[str, Sequence[Mapping[str, str]]]) -> Iterator[s
     Raises:
         ValueError: A table is for a relation that has no wordings, or a row lacks its placeholder.
     """
-    wordings = load_wordings()
-    unknown_relations = sorted(set(tables) - set(wordings))
-    if unknown_relations:
-        raise ValueError(f"no wordings for {unknown_relations}; the relations are {sorted(wordings)}")
-    for relation, rows in tables.items():
-        for row in rows:
-            yield from wordings[relation].ask(row)
-    yield from (greeting.message for greeting in load_greetings())
-    yield from (question.message for question in load_unknown())
-    yield from (question.message for question in load_general())
-    for conversation in load_memory():
-        yield from (turn.content for turn in conversation.messages if turn.role == "user")
-    for example in load_readme():
-        yield example.prompt
+    for folder in SETS:
+        yield from _prompts_of(folder, tables)
 
 
 def mentions(reply: str, key: str, *, exact_case: bool = False) -> bool:
@@ -330,12 +339,31 @@ def _words_only(text: str, *, exact_case: bool) -> str:
     return joined if exact_case else joined.casefold()
 
 
+def _prompts_of(folder: str, tables: Mapping[str, Sequence[Mapping[str, str]]]) -> Iterator[str]:
+    """The part of `all_prompts` that one set gives."""
+    wordings = load_wordings(folder)
+    unknown_relations = sorted(set(tables) - set(wordings))
+    if unknown_relations:
+        raise ValueError(f"no wordings for {unknown_relations}; the relations are {sorted(wordings)}")
+    for relation, rows in tables.items():
+        for row in rows:
+            yield from wordings[relation].ask(row)
+    yield from (greeting.message for greeting in load_greetings(folder))
+    yield from (question.message for question in load_unknown(folder))
+    yield from (question.message for question in load_general(folder))
+    for conversation in load_memory(folder):
+        yield from (turn.content for turn in conversation.messages if turn.role == "user")
+    for example in load_readme(folder):
+        yield example.prompt
+
+
 def _require_one_of(value: str, allowed: Sequence[str], where: str) -> None:
     """Raise ValueError unless the value is allowed."""
     if value not in allowed:
         raise ValueError(f"{where} must be one of {', '.join(allowed)}; got {value!r}")
 
 
-def _text_of(file_name: str) -> str:
-    """The content of one file of this folder."""
-    return (_FOLDER / file_name).read_text(encoding="utf-8")
+def _text_of(folder: str, file_name: str) -> str:
+    """The content of one file of a set."""
+    _require_one_of(folder, SETS, "the held-out set")
+    return (_FOLDER / folder / file_name).read_text(encoding="utf-8")
