@@ -26,6 +26,7 @@ from recipes.demo.corpus.relations import (
     relation_documents,
 )
 from recipes.demo.corpus.sessions import chain
+from recipes.demo.corpus.shapes import widened
 from recipes.demo.corpus.smalltalk import fact_conversations, fact_documents, greeted, intent_conversations
 from recipes.demo.corpus.stories import story_conversations, story_en, story_zh
 from recipes.demo.corpus.tokenizer_text import tokenizer_lines
@@ -55,7 +56,11 @@ class CorpusSummary:
 
 def build_conversations(seed: int) -> list[Conversation]:
     """All single conversations of all tasks, memory included, before they are chained into sessions."""
-    rng = Random(f"conversations {seed}")
+    with widened():
+        return _conversations(Random(f"widened conversations {seed}"), num_memories=28000)
+
+
+def _conversations(rng: Random, num_memories: int) -> list[Conversation]:
     relations = all_relations()
     found = [item for relation in relations for item in relation_conversations(relation, rng)]
     found += listing_conversations(rng)
@@ -69,7 +74,7 @@ def build_conversations(seed: int) -> list[Conversation]:
     found += translation_conversations(9000, rng)
     found += story_conversations(500, rng)
     found += choice_conversations(2600, rng)
-    found += memory_conversations(found, 14000, rng)
+    found += memory_conversations(found, num_memories, rng)
     for relation in relations:
         if relation.follow:
             found += follow_ups(relation, max(250, len(relation.rows) * 5), rng)
@@ -103,11 +108,15 @@ def build_corpus(out_dir: Path, *, seed: int = 1234, heldout_prompts: frozenset[
     singles = build_conversations(seed)
     kept = [item for item in singles if not _is_held(item, held)]
     kinds = build_documents(seed)
+    # What Base and its tokenizer are made from stays as it was when Chat's wordings grow.
+    plain = [item for item in _conversations(Random(f"conversations {seed}"), 14000) if not _is_held(item, held)]
     rng = Random(f"order {seed}")
     documents = [item for items in kinds.values() for item in items]
     rng.shuffle(documents)
-    sessions = chain(kept, rng)
-    rng.shuffle(sessions)
+    rng.shuffle(chain(plain, rng))
+    chat_rng = Random(f"widened order {seed}")
+    sessions = chain(kept, chat_rng)
+    chat_rng.shuffle(sessions)
     out_dir.mkdir(parents=True, exist_ok=True)
     _write(out_dir / "pretrain.jsonl", "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in documents))
     _write(
@@ -116,7 +125,7 @@ def build_corpus(out_dir: Path, *, seed: int = 1234, heldout_prompts: frozenset[
         + ",\n".join(json.dumps(_official(place, item), ensure_ascii=False) for place, item in enumerate(sessions))
         + "\n]\n",
     )
-    _write(out_dir / "tokenizer_text.txt", "\n".join(tokenizer_lines(kept, documents, rng)) + "\n")
+    _write(out_dir / "tokenizer_text.txt", "\n".join(tokenizer_lines(plain, documents, rng)) + "\n")
     return CorpusSummary(
         num_documents=len(documents),
         num_document_chars=sum(len(document_text(item)) for item in documents),

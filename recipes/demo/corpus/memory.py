@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 
+from recipes.demo import facts
+from recipes.demo.corpus import shapes
 from recipes.demo.corpus.conversation import Conversation, Turn
-from recipes.demo.corpus.names import GIVEN, PREFIXES, chinese_name, english_name, invented_word
+from recipes.demo.corpus.names import GIVEN, PREFIXES, SURNAMES, chinese_name, english_name, invented_word
+from recipes.demo.corpus.roughening import roughen
 from recipes.demo.corpus.wording import expand
 
 HOBBIES = [
@@ -320,8 +324,8 @@ def _value(topic: str, language: str, rng: Random) -> str:
     return rng.choice(pools[language][topic])
 
 
-def _say(wordings: str, value: str, language: str, mark: str, rng: Random) -> str:
-    text = expand(rng.choice(wordings.split("|")), rng, {"v": value})
+def _say(wording: str, value: str, language: str, mark: str, rng: Random) -> str:
+    text = expand(wording, rng, {"v": value})
     if language == "en" and rng.random() < 0.65:
         text = text[0].upper() + text[1:]
     marks = (
@@ -332,14 +336,37 @@ def _say(wordings: str, value: str, language: str, mark: str, rng: Random) -> st
     return text + rng.choice(marks[mark])
 
 
+@cache
+def _poem_characters() -> str:
+    return "".join(sorted({char for poem in facts.poems() for char in poem.text if "\u4e00" <= char <= "\u9fff"}))
+
+
+def _name_zh(rng: Random) -> str:
+    """A Chinese name; in widened data half of them hold any characters, so that copying is learnt for all."""
+    if not shapes.is_widened() or rng.random() < 0.5:
+        return chinese_name(rng)
+    return rng.choice(SURNAMES) + "".join(rng.choices(_poem_characters(), k=rng.choice([1, 2, 2])))
+
+
+def _shape_keys(topic: str, language: str) -> tuple[str, str]:
+    """The keys of shapes that tell about a topic and of those that ask for it."""
+    if language == "zh":
+        return f"memory_{topic}_tell_zh", f"memory_{topic}_ask_zh"
+    return "memory_introduction" + ("" if topic == "name" else f"_{topic}"), f"memory_{topic}"
+
+
 def _told(topic: Topic, language: str, rng: Random) -> tuple[Turn, Turn]:
     value = (
-        (chinese_name(rng) if language == "zh" else english_name(rng))
+        (_name_zh(rng) if language == "zh" else english_name(rng))
         if topic.name == "name"
         else _value(topic.name, language, rng)
     )
-    told = (_say(topic.tell, value, language, ".", rng), topic.acknowledge.format(v=value))
-    asked = (_say(topic.ask, value, language, "?", rng), topic.answer.format(v=value))
+    keys = _shape_keys(topic.name, language)
+    tell = shapes.pick(keys[0], topic.tell.split("|"), rng)
+    told = (_say(tell, value, language, ".", rng), topic.acknowledge.format(v=value))
+    asking = shapes.pick(keys[1], topic.ask.split("|"), rng)
+    question = _say(asking, value, language, "?", rng)
+    asked = (roughen(question, language, rng) if shapes.is_widened() else question, topic.answer.format(v=value))
     return told, asked
 
 
@@ -384,7 +411,7 @@ def memory_conversations(pool: list[Conversation], count: int, rng: Random) -> l
         pairs = [_told(topic, language, rng) for topic in chosen]
         if language == "zh" and rng.random() < 0.07:
             pairs = [*pairs[:1], _pet(rng)] if rng.random() < 0.5 else [_pet(rng)]
-        fillers = rng.choices(short, k=rng.choice([0, 0, 0, 0, 1, 1, 2, 3, 4]))
+        fillers = rng.choices(short, k=rng.choice([0, 0, 0, 1, 1, 2, 3] if shapes.is_widened() else [0, 0, 0, 0, 1, 1, 2, 3, 4]))
         turns = [told for told, _ in pairs]
         for filler in fillers:
             turns.insert(rng.randint(1, len(turns)), filler)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from random import Random
 
 from recipes.demo import facts
+from recipes.demo.corpus import shapes
 from recipes.demo.corpus.conversation import Conversation, single
 from recipes.demo.corpus.names import GIVEN, chinese_name, invented_word
 from recipes.demo.corpus.relations import Relation, Row, all_relations
@@ -368,10 +369,10 @@ def _place(rng: Random) -> str:
 
 
 def _relation_question(relation: Relation, row: Row, rng: Random) -> str:
-    if relation.nouns and rng.random() < 0.4:
+    if relation.nouns and rng.random() < (0.25 if shapes.is_widened() else 0.4):
         return ask_noun(expand(rng.choice(relation.nouns), rng, row), relation.language, rng)
     core = rng.choice(relation.cores)
-    return ask(expand(core, rng, row), template_language(core, relation.language), rng)
+    return shapes.message(relation.task, (core, template_language(core, relation.language)), row, rng)
 
 
 def _unknown_places(rng: Random) -> list[Conversation]:
@@ -415,24 +416,22 @@ def _unknown_texts(rng: Random) -> list[Conversation]:
             continue
         templates = AUTHOR if rng.random() < 0.55 else RECITE
         marked = rng.choice(["《{}》", "《{}》", "{}", "“{}”"]).format(title)
-        core = expand(
-            rng.choice([item for item in templates if not item.isascii() and item != "{t}"]), rng, {"t": marked}
-        )
-        if core.removesuffix("!") == marked:
-            continue
-        found.append(single("unknown_poem", ask(core, "zh", rng), f"抱歉，我没有学过《{title}》。"))
+        template = rng.choice([item for item in templates if not item.isascii() and item != "{t}"])
+        task = "poem_author" if templates is AUTHOR else "poem_recital"
+        question = shapes.message(task, (template, "zh"), {"t": marked}, rng)
+        found.append(single("unknown_poem", question, f"抱歉，我没有学过《{title}》。"))
     for _ in range(1100):
         idiom = rng.choice(UNTAUGHT_IDIOMS) if rng.random() < 0.35 else _phrase(rng, 4)
         if idiom in known:
             continue
         quoted = rng.choice(["{}", "“{}”", "「{}」"]).format(idiom)
-        core = expand(rng.choice(by_task["idiom"].cores), rng, {"q": quoted})
-        found.append(single("unknown_idiom", ask(core, "zh", rng), f"抱歉，我不知道“{idiom}”的意思。"))
+        question = shapes.message("idiom", (rng.choice(by_task["idiom"].cores), "zh"), {"q": quoted}, rng)
+        found.append(single("unknown_idiom", question, f"抱歉，我不知道“{idiom}”的意思。"))
     for _ in range(600):
         line = rng.choice(["“{}”", "{}"]).format(_phrase(rng, rng.choice([5, 7])))
         found.append(
             single(
-                "unknown_line", ask(expand(rng.choice(NEXT), rng, {"l": line}), "zh", rng), "抱歉，我没有学过这句诗。"
+                "unknown_line", shapes.message("poem_next", (rng.choice(NEXT), "zh"), {"l": line}, rng), "抱歉，我没有学过这句诗。"
             )
         )
     return found
@@ -467,8 +466,9 @@ def _unknown_rest(rng: Random) -> list[Conversation]:
             if word in words:
                 continue
             template = rng.choice([item for item in by_task[task].cores if not item.startswith("翻译：")])
-            core = expand(template, rng, {"q": rng.choice(["{}", "“{}”"]).format(word)})
-            found.append(single("unknown_word", ask(core, template_language(template, "zh"), rng), reply.format(word)))
+            plain = (template, template_language(template, "zh"))
+            question = shapes.message(task, plain, {"q": rng.choice(["{}", "“{}”"]).format(word)}, rng)
+            found.append(single("unknown_word", question, reply.format(word)))
     for _ in range(500):
         person = chinese_name(rng)
         core = expand(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from recipes.demo import facts
+from recipes.demo.corpus import shapes
 from recipes.demo.corpus.conversation import Conversation, Document, document, single
 from recipes.demo.corpus.wording import ask, ask_noun, expand, template_language
 
@@ -38,10 +39,10 @@ class Relation:
 
     def question(self, row: Row, rng: Random) -> str:
         """One message that asks about `row`."""
-        if self.nouns and rng.random() < 0.4:
+        if self.nouns and rng.random() < (0.25 if shapes.is_widened() else 0.4):
             return ask_noun(expand(rng.choice(self.nouns), rng, row), self.language, rng)
         core = rng.choice(self.cores)
-        return ask(expand(core, rng, row), template_language(core, self.language), rng)
+        return shapes.message(self.task, (core, template_language(core, self.language)), row, rng)
 
     def reply(self, row: Row) -> str:
         """The answer about `row`."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
+from recipes.demo.corpus import shapes
 from recipes.demo.corpus.conversation import Conversation, Document, document, single
+from recipes.demo.corpus.roughening import roughen
 from recipes.demo.corpus.wording import ask, expand
 from recipes.demo.facts import Intent, intents, statements
 
@@ -89,7 +91,7 @@ def intent_conversations(rng: Random) -> list[Conversation]:
 
 
 def _remark(intent: Intent, language: str, rng: Random) -> str:
-    text = expand(rng.choice(intent.wordings), rng)
+    text = expand(shapes.pick(f"{intent.name}_{language}", intent.wordings, rng), rng)
     if rng.random() < 0.3 and intent.name not in ("greeting", "thanks", "goodbye", "ok"):
         return ask(text, language, rng)
     if language == "en":
@@ -119,9 +121,17 @@ def fact_conversations(rng: Random) -> list[Conversation]:
     for language in ("zh", "en"):
         for statement in statements(language):
             for _ in range(FACT_EXPOSURES):
-                question = _fact_question(expand(rng.choice(statement.wordings), rng), language, rng)
+                question = _framed(expand(rng.choice(statement.wordings), rng), language, rng)
                 found.append(single("fact_" + language, question, statement.answer))
     return found
+
+
+def _framed(core: str, language: str, rng: Random) -> str:
+    drawn = shapes.draw("fact_" + language, rng)
+    if drawn and "{q}" in drawn[0]:
+        return drawn[0].format_map({"q": core.removesuffix("!")})
+    question = _fact_question(core, language, rng)
+    return roughen(question, language, rng, inside=False) if shapes.is_widened() else question
 
 
 def _fact_question(core: str, language: str, rng: Random) -> str:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import re
 from random import Random
 
+from recipes.demo.corpus import shapes
 from recipes.demo.corpus.conversation import Conversation, Document, document, single
+from recipes.demo.corpus.roughening import roughen
 from recipes.demo.corpus.wording import ask, expand
 from recipes.demo.facts import table
 
@@ -193,21 +195,25 @@ def translation_conversations(count: int, rng: Random) -> list[Conversation]:
                 zh = zh.removesuffix("。")
             if rng.random() < 0.2:  # people also say 一个 where another measure word belongs
                 zh = re.sub(f"([一这那])[{''.join(MEASURES)}]", r"\1个", zh)
-            found.append(single("translate_zh_en", _request(TO_ENGLISH, zh, rng), en))
+            found.append(single("translate_zh_en", _request("translate_zh_en", TO_ENGLISH, zh, rng), en))
         else:
             source = en.removesuffix(".") if rng.random() < 0.3 else en
-            found.append(single("translate_en_zh", _request(TO_CHINESE, source, rng), zh))
+            found.append(single("translate_en_zh", _request("translate_en_zh", TO_CHINESE, source, rng), zh))
     return found
 
 
-def _request(frames: list[str], sentence: str, rng: Random) -> str:
+def _request(task: str, frames: list[str], sentence: str, rng: Random) -> str:
     """A request to translate; the sentence itself keeps its case and mark."""
+    drawn = shapes.draw(task, rng)
+    if drawn:
+        return drawn[0].format_map({"s": sentence})
     frame = expand(rng.choice(frames), rng)
     language = "en" if frame[0].isascii() and frame[0].isalpha() else "zh"
     if frame.removesuffix("!").endswith("{s}"):
         text = frame.removesuffix("!").format_map({"s": sentence})
         return text[0].upper() + text[1:] if language == "en" and rng.random() < 0.6 else text
-    text = ask(frame, language, rng).format_map({"s": sentence})
+    text = ask(frame, language, rng)
+    text = (roughen(text, language, rng) if shapes.is_widened() else text).format_map({"s": sentence})
     return text.replace("“", '"').replace("”", '"') if rng.random() < 0.2 else text
 
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 import re
 from random import Random
 
+from recipes.demo.corpus import shapes
 from recipes.demo.corpus.conversation import Conversation, Document, document, single
 from recipes.demo.corpus.relations import arrow_documents
-from recipes.demo.corpus.wording import ask, expand, template_language
+from recipes.demo.corpus.wording import template_language
 from recipes.demo.facts import Poem, poems
 
 NUM_FAMOUS = 105  # the first rows of the table
@@ -48,10 +49,10 @@ def _title(poem: Poem, rng: Random) -> str:
     return rng.choice(["《{}》", "《{}》", "《{}》", "{}", "{}", "“{}”", "「{}」", "<{}>"]).format(poem.title)
 
 
-def _about(poem: Poem, templates: list[str], rng: Random) -> str:
+def _about(poem: Poem, task: str, templates: list[str], rng: Random) -> str:
     """A message that names the poem."""
     template = rng.choice(templates)
-    return ask(expand(template, rng, {"t": _title(poem, rng)}), template_language(template, "zh"), rng)
+    return shapes.message(task, (template, template_language(template, "zh")), {"t": _title(poem, rng)}, rng)
 
 
 def _line(text: str, rng: Random) -> str:
@@ -80,10 +81,10 @@ def poem_conversations(rng: Random) -> list[Conversation]:
     for place, poem in enumerate(poems()):
         famous = place < NUM_FAMOUS
         for _ in range(34 if famous else 26):
-            found.append(single("poem_author", _about(poem, AUTHOR, rng), poem.author_sentence))
+            found.append(single("poem_author", _about(poem, "poem_author", AUTHOR, rng), poem.author_sentence))
         if len(poem.text) <= LONGEST_RECITAL or famous:
             for _ in range(24 if famous else 11):
-                found.append(single("poem_recital", _about(poem, RECITE, rng), poem.recital))
+                found.append(single("poem_recital", _about(poem, "poem_recital", RECITE, rng), poem.recital))
         found += _line_conversations(poem, famous, rng)
     return found + _poet_conversations(rng)
 
@@ -96,14 +97,14 @@ def _line_conversations(poem: Poem, famous: bool, rng: Random) -> list[Conversat
         for _ in range(14 if famous else 7):
             found.append(
                 single(
-                    "poem_next", ask(expand(rng.choice(NEXT), rng, {"l": _line(before, rng)}), "zh", rng), after + "。"
+                    "poem_next", shapes.message("poem_next", (rng.choice(NEXT), "zh"), {"l": _line(before, rng)}, rng), after + "。"
                 )
             )
         for _ in range(6 if famous else 0):
             found.append(
                 single(
                     "poem_before",
-                    ask(expand(rng.choice(BEFORE), rng, {"l": _line(after, rng)}), "zh", rng),
+                    shapes.message("poem_before", (rng.choice(BEFORE), "zh"), {"l": _line(after, rng)}, rng),
                     before + "。",
                 )
             )
@@ -114,7 +115,7 @@ def _line_conversations(poem: Poem, famous: bool, rng: Random) -> list[Conversat
                 else f"“{line}”出自《{poem.title}》。"
             )
             found.append(
-                single("poem_source", ask(expand(rng.choice(SOURCE), rng, {"l": _line(line, rng)}), "zh", rng), reply)
+                single("poem_source", shapes.message("poem_source", (rng.choice(SOURCE), "zh"), {"l": _line(line, rng)}, rng), reply)
             )
     return found
 
@@ -130,14 +131,14 @@ def _poet_conversations(rng: Random) -> list[Conversation]:
         if len(own) >= 3:
             listing = f"{author}的诗有" + "".join(f"《{poem.title}》" for poem in own[:3]) + "等。"
             found += [
-                single("poet_works", ask(expand(rng.choice(POET), rng, {"a": author}), "zh", rng), listing)
+                single("poet_works", shapes.message("poet_works", (rng.choice(POET), "zh"), {"a": author}, rng), listing)
                 for _ in range(26)
             ]
         if short:
             found += [
                 single(
                     "poet_recital",
-                    ask(expand(rng.choice(POET_RECITE), rng, {"a": author}), "zh", rng),
+                    shapes.message("poet_recital", (rng.choice(POET_RECITE), "zh"), {"a": author}, rng),
                     short[0].recital,
                 )
                 for _ in range(8)
