@@ -88,12 +88,42 @@ def statements(language: str) -> tuple[Statement, ...]:
 
 
 @cache
+def conversation_statements(language: str) -> tuple[Statement, ...]:
+    """General facts of one language for conversations: `statements` with further wordings, then further facts.
+
+    Pre-training documents use `statements` alone, so that a trained Base stays reproducible.
+    """
+    merged = {statement.answer: list(statement.wordings) for statement in statements(language)}
+    for line in _lines(f"general_{language}_more.txt"):
+        answer, *wordings = line.split("|")
+        merged.setdefault(answer, []).extend(wordings)
+    return tuple(Statement(answer, tuple(wordings)) for answer, wordings in merged.items())
+
+
+@cache
 def intents(language: str) -> tuple[Intent, ...]:
     """Small talk of one language ("zh" or "en")."""
+    return _intents_in(f"intents_{language}.txt")
+
+
+@cache
+def conversation_intents(language: str) -> tuple[Intent, ...]:
+    """Small talk of one language for conversations: `intents` with the wordings of the "more" file, if there is one.
+
+    Pre-training documents use `intents` alone, for the same reason as above.
+    """
+    name = f"intents_{language}_more.txt"
+    more = {intent.name: intent.wordings for intent in _intents_in(name)} if (FOLDER / name).exists() else {}
+    return tuple(
+        Intent(intent.name, intent.answer, intent.wordings + more.get(intent.name, ())) for intent in intents(language)
+    )
+
+
+def _intents_in(file_name: str) -> tuple[Intent, ...]:
     found: list[Intent] = []
     name, answer = "", ""
     wordings: list[str] = []
-    for line in [*_lines(f"intents_{language}.txt"), ":"]:
+    for line in [*_lines(file_name), ":"]:
         if line.startswith(":"):
             if name:
                 found.append(Intent(name, answer, tuple(wordings)))
