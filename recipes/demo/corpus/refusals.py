@@ -10,6 +10,7 @@ from recipes.demo.corpus import shapes
 from recipes.demo.corpus.conversation import Conversation, single
 from recipes.demo.corpus.names import GIVEN, chinese_name, invented_word
 from recipes.demo.corpus.relations import Relation, Row, all_relations
+from recipes.demo.corpus.smalltalk import framed
 from recipes.demo.corpus.verses import AUTHOR, NEXT, RECITE
 from recipes.demo.corpus.wording import ask, ask_noun, expand, template_language
 
@@ -355,7 +356,9 @@ def refusal_conversations(rng: Random) -> list[Conversation]:
     for language, reply, per_template in (("zh", REFUSE_ZH, 75), ("en", REFUSE_EN, 44)):
         for template in facts.refusal_templates(language):
             for _ in range(per_template):
-                found.append(single("refuse_" + language, ask(expand(template, rng), language, rng), reply))
+                core = expand(template, rng)
+                question = framed(core, language, rng) if shapes.is_widened() else ask(core, language, rng)
+                found.append(single("refuse_" + language, question, reply))
     return found + _unknown_places(rng) + _unknown_texts(rng) + _unknown_rest(rng)
 
 

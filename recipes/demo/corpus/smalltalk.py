@@ -8,7 +8,7 @@ from recipes.demo.corpus import shapes
 from recipes.demo.corpus.conversation import Conversation, Document, document, single
 from recipes.demo.corpus.roughening import roughen
 from recipes.demo.corpus.wording import ask, expand
-from recipes.demo.facts import Intent, intents, statements
+from recipes.demo.facts import Intent, conversation_intents, conversation_statements, intents, statements
 
 INTENT_EXPOSURES = {"greeting": 420, "identity": 420, "abilities": 320, "thanks": 300, "goodbye": 300}
 FACT_EXPOSURES = 34
@@ -79,7 +79,7 @@ def intent_conversations(rng: Random) -> list[Conversation]:
     """Small talk of both languages; replies that depend on a fresh session are marked `opens`."""
     found = []
     for language in ("zh", "en"):
-        for intent in intents(language):
+        for intent in conversation_intents(language):
             for _ in range(INTENT_EXPOSURES.get(intent.name, 200)):
                 text = _remark(intent, language, rng)
                 task = f"{intent.name}_{language}"
@@ -119,15 +119,16 @@ def fact_conversations(rng: Random) -> list[Conversation]:
     """General facts in both languages."""
     found = []
     for language in ("zh", "en"):
-        for statement in statements(language):
+        for statement in conversation_statements(language):
             for _ in range(FACT_EXPOSURES):
-                question = _framed(expand(rng.choice(statement.wordings), rng), language, rng)
+                question = framed(expand(rng.choice(statement.wordings), rng), language, rng)
                 found.append(single("fact_" + language, question, statement.answer))
     return found
 
 
-def _framed(core: str, language: str, rng: Random) -> str:
-    drawn = shapes.draw("fact_" + language, rng)
+def framed(core: str, language: str, rng: Random) -> str:
+    """A question without fields in a frame of its own; frames serve known and unknown facts alike."""
+    drawn = None if core.endswith("!") else shapes.draw("fact_" + language, rng)
     if drawn and "{q}" in drawn[0]:
         return drawn[0].format_map({"q": core.removesuffix("!")})
     question = _fact_question(core, language, rng)
