@@ -218,7 +218,7 @@ def test_failed_export_leaves_the_old_folder(tmp_path):
 
 def test_an_untrained_model_misses_targets_and_the_report_says_so(tmp_path, tokenizer_path, capsys, monkeypatch):
     few = {"greetings": [Question(messages=(("user", "你好"),), accepted=("你好",))]}
-    monkeypatch.setattr("recipes.demo.score.conversation_tasks", lambda: few)
+    monkeypatch.setattr("recipes.demo.score.conversation_tasks", lambda _folder: few)
     monkeypatch.setattr("recipes.demo.score.CHAT_TOKENS", 4)
     monkeypatch.setattr(
         "recipes.demo.score.base_tasks", lambda **_: {"base_arrow": base_tasks(limit=2, seed=0)["base_arrow"]}
