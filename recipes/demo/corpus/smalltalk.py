@@ -79,7 +79,7 @@ def intent_conversations(rng: Random) -> list[Conversation]:
     """Small talk of both languages; replies that depend on a fresh session are marked `opens`."""
     found = []
     for language in ("zh", "en"):
-        for intent in conversation_intents(language):
+        for intent in conversation_intents(language) if shapes.is_widened() else intents(language):
             for _ in range(INTENT_EXPOSURES.get(intent.name, 200)):
                 text = _remark(intent, language, rng)
                 task = f"{intent.name}_{language}"
@@ -119,7 +119,7 @@ def fact_conversations(rng: Random) -> list[Conversation]:
     """General facts in both languages."""
     found = []
     for language in ("zh", "en"):
-        for statement in conversation_statements(language):
+        for statement in conversation_statements(language) if shapes.is_widened() else statements(language):
             for _ in range(FACT_EXPOSURES):
                 question = framed(expand(rng.choice(statement.wordings), rng), language, rng)
                 found.append(single("fact_" + language, question, statement.answer))
