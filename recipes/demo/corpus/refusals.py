@@ -353,7 +353,7 @@ UNTAUGHT_IDIOMS = [
 def refusal_conversations(rng: Random) -> list[Conversation]:
     """Everyday questions outside the domain, then unknown places, elements, poems, idioms and words."""
     found = []
-    for language, reply, per_template in (("zh", REFUSE_ZH, 75), ("en", REFUSE_EN, 44)):
+    for language, reply, per_template in (("zh", REFUSE_ZH, 75), ("en", REFUSE_EN, 14)):
         for template in facts.refusal_templates(language):
             for _ in range(per_template):
                 core = expand(template, rng)
@@ -434,7 +434,9 @@ def _unknown_texts(rng: Random) -> list[Conversation]:
         line = rng.choice(["“{}”", "{}"]).format(_phrase(rng, rng.choice([5, 7])))
         found.append(
             single(
-                "unknown_line", shapes.message("poem_next", (rng.choice(NEXT), "zh"), {"l": line}, rng), "抱歉，我没有学过这句诗。"
+                "unknown_line",
+                shapes.message("poem_next", (rng.choice(NEXT), "zh"), {"l": line}, rng),
+                "抱歉，我没有学过这句诗。",
             )
         )
     return found
