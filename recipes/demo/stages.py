@@ -137,7 +137,14 @@ def _make_corpus(paths: Paths, options: argparse.Namespace) -> None:
     from recipes.demo.corpus import build_corpus
 
     def work() -> None:
-        print(build_corpus(paths.out, seed=options.seed, heldout_prompts=heldout_prompts()), flush=True)
+        summary = build_corpus(
+            paths.out,
+            seed=options.seed,
+            heldout_prompts=heldout_prompts(),
+            # the final set came after Base: it must change neither Base nor the tokenizer
+            base_heldout_prompts=heldout_prompts(["development"]),
+        )
+        print(summary, flush=True)
 
     sources = [RECIPE / "corpus", RECIPE / "facts", RECIPE / "heldout"]
     results = [paths.pretrain, paths.conversations, paths.out / "tokenizer_text.txt"]

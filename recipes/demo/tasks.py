@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from recipes.demo.corpus.translation import held_out, sentence_pairs
 from recipes.demo.facts import Poem, poems, table
 from recipes.demo.heldout import (
+    SETS,
     Wording,
     all_prompts,
     load_general,
@@ -260,6 +261,6 @@ def base_tasks(*, limit: int, seed: int) -> dict[str, list[Question]]:
     return {"base_arrow": arrows, "readme_base": readme}
 
 
-def heldout_prompts() -> frozenset[str]:
-    """Every text of a user in both held-out sets, with the wordings filled from the tables."""
-    return frozenset(all_prompts(relation_tables()))
+def heldout_prompts(folders: Sequence[str] = SETS) -> frozenset[str]:
+    """Every text of a user in the held-out sets (both unless named), with the wordings filled from the tables."""
+    return frozenset(all_prompts(relation_tables(), folders=folders))

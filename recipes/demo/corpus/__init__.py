@@ -98,18 +98,28 @@ def build_documents(seed: int) -> dict[str, list[Document]]:
     return kinds
 
 
-def build_corpus(out_dir: Path, *, seed: int = 1234, heldout_prompts: frozenset[str] = frozenset()) -> CorpusSummary:
+def build_corpus(
+    out_dir: Path,
+    *,
+    seed: int = 1234,
+    heldout_prompts: frozenset[str] = frozenset(),
+    base_heldout_prompts: frozenset[str] | None = None,
+) -> CorpusSummary:
     """Sizes, after writing pretrain.jsonl, conversations.json and tokenizer_text.txt to `out_dir`.
 
     Conversations whose human side equals one of `heldout_prompts` (compared by `normalise_prompt`) are left out; for
     several turns that means the first turn or all turns together, because a later turn may be common ("谢谢").
+    `base_heldout_prompts` is the same for the tokenizer's text; None: no difference.
     """
     held = {normalise_prompt(prompt) for prompt in heldout_prompts}
+    base_held = held
+    if base_heldout_prompts is not None:
+        base_held = {normalise_prompt(prompt) for prompt in base_heldout_prompts}
     singles = build_conversations(seed)
     kept = [item for item in singles if not _is_held(item, held)]
     kinds = build_documents(seed)
     # What Base and its tokenizer are made from stays as it was when Chat's wordings grow.
-    plain = [item for item in _conversations(Random(f"conversations {seed}"), 14000) if not _is_held(item, held)]
+    plain = [item for item in _conversations(Random(f"conversations {seed}"), 14000) if not _is_held(item, base_held)]
     rng = Random(f"order {seed}")
     documents = [item for items in kinds.values() for item in items]
     rng.shuffle(documents)

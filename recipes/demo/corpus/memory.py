@@ -411,7 +411,9 @@ def memory_conversations(pool: list[Conversation], count: int, rng: Random) -> l
         pairs = [_told(topic, language, rng) for topic in chosen]
         if language == "zh" and rng.random() < 0.07:
             pairs = [*pairs[:1], _pet(rng)] if rng.random() < 0.5 else [_pet(rng)]
-        fillers = rng.choices(short, k=rng.choice([0, 0, 0, 1, 1, 2, 3] if shapes.is_widened() else [0, 0, 0, 0, 1, 1, 2, 3, 4]))
+        fillers = rng.choices(
+            short, k=rng.choice([0, 0, 0, 1, 1, 2, 3] if shapes.is_widened() else [0, 0, 0, 0, 1, 1, 2, 3, 4])
+        )
         turns = [told for told, _ in pairs]
         for filler in fillers:
             turns.insert(rng.randint(1, len(turns)), filler)

@@ -353,11 +353,13 @@ UNTAUGHT_IDIOMS = [
 def refusal_conversations(rng: Random) -> list[Conversation]:
     """Everyday questions outside the domain, then unknown places, elements, poems, idioms and words."""
     found = []
-    for language, reply, per_template in (("zh", REFUSE_ZH, 75), ("en", REFUSE_EN, 14)):
-        for template in facts.refusal_templates(language):
+    widened = shapes.is_widened()
+    for language, reply, per_template in (("zh", REFUSE_ZH, 75), ("en", REFUSE_EN, 14 if widened else 44)):
+        templates = facts.conversation_refusal_templates if widened else facts.refusal_templates
+        for template in templates(language):
             for _ in range(per_template):
                 core = expand(template, rng)
-                question = framed(core, language, rng) if shapes.is_widened() else ask(core, language, rng)
+                question = framed(core, language, rng) if widened else ask(core, language, rng)
                 found.append(single("refuse_" + language, question, reply))
     return found + _unknown_places(rng) + _unknown_texts(rng) + _unknown_rest(rng)
 

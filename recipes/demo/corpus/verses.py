@@ -97,7 +97,9 @@ def _line_conversations(poem: Poem, famous: bool, rng: Random) -> list[Conversat
         for _ in range(14 if famous else 7):
             found.append(
                 single(
-                    "poem_next", shapes.message("poem_next", (rng.choice(NEXT), "zh"), {"l": _line(before, rng)}, rng), after + "。"
+                    "poem_next",
+                    shapes.message("poem_next", (rng.choice(NEXT), "zh"), {"l": _line(before, rng)}, rng),
+                    after + "。",
                 )
             )
         for _ in range(6 if famous else 0):
@@ -115,7 +117,11 @@ def _line_conversations(poem: Poem, famous: bool, rng: Random) -> list[Conversat
                 else f"“{line}”出自《{poem.title}》。"
             )
             found.append(
-                single("poem_source", shapes.message("poem_source", (rng.choice(SOURCE), "zh"), {"l": _line(line, rng)}, rng), reply)
+                single(
+                    "poem_source",
+                    shapes.message("poem_source", (rng.choice(SOURCE), "zh"), {"l": _line(line, rng)}, rng),
+                    reply,
+                )
             )
     return found
 
@@ -131,7 +137,9 @@ def _poet_conversations(rng: Random) -> list[Conversation]:
         if len(own) >= 3:
             listing = f"{author}的诗有" + "".join(f"《{poem.title}》" for poem in own[:3]) + "等。"
             found += [
-                single("poet_works", shapes.message("poet_works", (rng.choice(POET), "zh"), {"a": author}, rng), listing)
+                single(
+                    "poet_works", shapes.message("poet_works", (rng.choice(POET), "zh"), {"a": author}, rng), listing
+                )
                 for _ in range(26)
             ]
         if short:

@@ -139,3 +139,9 @@ def _intents_in(file_name: str) -> tuple[Intent, ...]:
 def refusal_templates(language: str) -> tuple[str, ...]:
     """Wordings of questions that the model must refuse."""
     return tuple(_lines(f"refusals_{language}.txt"))
+
+
+def conversation_refusal_templates(language: str) -> tuple[str, ...]:
+    """Those wordings with the further ones of the "more" file, if there is one: for Chat, but not for the tokenizer."""
+    name = f"refusals_{language}_more.txt"
+    return refusal_templates(language) + (tuple(_lines(name)) if (FOLDER / name).exists() else ())

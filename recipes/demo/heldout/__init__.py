@@ -294,17 +294,18 @@ def load_readme(folder: str = "final") -> tuple[ReadmeExample, ...]:
     )
 
 
-def all_prompts(tables: Mapping[str, Sequence[Mapping[str, str]]]) -> Iterator[str]:
-    """Every text a user says in any file of either set, wordings filled from the tables; repeats possible.
+def all_prompts(tables: Mapping[str, Sequence[Mapping[str, str]]], *, folders: Sequence[str] = SETS) -> Iterator[str]:
+    """Every text a user says in any file of the sets `folders`, wordings filled from the tables; repeats possible.
 
     Args:
         tables: Rows by name of relation; each row has at least the relation's placeholder column.
             A relation without a table adds no prompt.
+        folders: Names of sets; both unless given.
 
     Raises:
         ValueError: A table is for a relation that has no wordings, or a row lacks its placeholder.
     """
-    for folder in SETS:
+    for folder in folders:
         yield from _prompts_of(folder, tables)
 
 
