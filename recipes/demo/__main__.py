@@ -27,14 +27,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--stages", default=",".join(STAGES[:-1]), help="comma-separated, of: " + " ".join(STAGES))
     parser.add_argument("--position", choices=("rope", "alibi"), default="rope", help="7B-style or 13B-style positions")
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="where everything is written")
-    parser.add_argument("--steps-base", type=int, default=8000, metavar="N", help="training steps of Base")
-    parser.add_argument("--steps-chat", type=int, default=8000, metavar="N", help="training steps of Chat")
+    parser.add_argument("--steps-base", type=int, default=6500, metavar="N", help="training steps of Base")
+    parser.add_argument("--steps-chat", type=int, default=6000, metavar="N", help="training steps of Chat")
     parser.add_argument("--minutes-base", type=float, metavar="M", help="instead of --steps-base: time for Base")
     parser.add_argument("--minutes-chat", type=float, metavar="M", help="instead of --steps-chat: time for Chat")
     parser.add_argument("--rate-base", type=float, default=2e-3, metavar="R", help="highest learning rate of Base")
     parser.add_argument("--rate-chat", type=float, default=1e-3, metavar="R", help="highest learning rate of Chat")
     parser.add_argument(
-        "--noise-chat", type=float, default=0.0, metavar="P", help="share of filling words swapped in Chat"
+        "--noise-chat", type=float, default=0.15, metavar="P", help="share of filling words swapped in Chat"
     )
     parser.add_argument("--tokens-per-step", type=int, default=2048, metavar="N", help="places in one update")
     parser.add_argument("--seed", type=int, default=1234)

@@ -11,7 +11,7 @@ INTRODUCTION = {
 }
 ABILITIES = """\
 - Chinese and English questions on 124 countries (capital, continent, currency), Chinese provinces, 94 chemical
-  elements, some 460 classical poems (author, next line, short ones in full), idioms, antonyms, simple words and
+  elements, 492 classical poems (author, next line, short ones in full), idioms, antonyms, simple words and
   sentences in both languages, sums within 20 and the times table, and a few hundred general facts
 - small talk, a name or a city told earlier in the conversation, and saying that it does not know
 """
@@ -26,8 +26,10 @@ LIMITS = """\
 DATA = """\
 All text comes from `recipes/demo`: tables written for this project, classical Chinese poems (public domain, cut once
 from the MIT-licensed collection chinese-poetry), and sentences made from both by grammars. No text of other models, no
-web text. Held-out questions (`recipes/demo/heldout`) were written apart from the training wordings; the few
-that occur in the training conversations by chance are not asked.
+web text. Held-out questions (`recipes/demo/heldout`) were written apart from the training wordings; the few that occur
+in the training conversations by chance are not asked. There are two sets: a first Chat model reached 0.838 of the
+questions and 0.198 of the names on the development set; wordings were then added by people who had not seen it, and the
+figures below are those of the final set, which nobody had looked at.
 """
 ROWS = (
     ("paraphrases", "questions on taught facts in wordings never seen, all relations below together"),
