@@ -109,9 +109,8 @@ def attend(
             attention_mask = _causal_rows(0, num_rows, num_keys, query.device)
         if bias is None:
             return function(module, query, key, value, attention_mask, **kwargs)
-        if not isinstance(
-            attention_mask, Tensor | None
-        ):  # flex attention asks for single elements, and needs no tensor
+        if not isinstance(attention_mask, Tensor | None):
+            # flex attention asks for single elements of the bias, and needs no tensor
             return function(module, query, key, value, attention_mask, position_bias=bias, **kwargs)
         if attention_mask is None and num_rows > 1:
             attention_mask = _causal_rows(0, num_rows, num_keys, query.device)
