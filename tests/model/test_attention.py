@@ -280,7 +280,17 @@ def test_no_tensor_of_heads_by_length_by_length(padded: bool) -> None:
         with largest, torch.no_grad():
             model(ids, attention_mask=mask, logits_to_keep=1)
     model.train()
+    kept: dict[int, int] = {}  # what autograd keeps for the way back: storage -> bytes
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
     with largest:
-        model.model(ids, attention_mask=mask).last_hidden_state[:, -3:].square().sum().backward()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            total = model.model(ids, attention_mask=mask).last_hidden_state[:, -3:].square().sum()
+        total.backward()
+    assert sum(kept.values()) < heads * length * length / 4
     assert all(weight.grad is not None for weight in model.model.layers.parameters())
     assert largest.numel < heads * length * length / 4, f"{largest.operation} made {largest.numel} elements"
