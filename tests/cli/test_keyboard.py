@@ -137,7 +137,13 @@ def test_editor_is_never_given_to_a_shell(terminal_reader, tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     ("body", "message"),
-    [("sys.exit(3)", "ended with code 3"), ("pass", ENGLISH.editor_empty)],
+    [
+        ("sys.exit(3)", "ended with code 3"),
+        ("pass", ENGLISH.editor_empty),
+        ("Path(sys.argv[1]).unlink()", ENGLISH.editor_empty),
+        ("Path(sys.argv[1]).unlink(); Path(sys.argv[1]).mkdir()", ENGLISH.editor_empty),
+        ("import shutil; shutil.rmtree(Path(sys.argv[1]).parent)", ENGLISH.editor_empty),
+    ],
 )
 def test_an_editor_that_gives_nothing(body, message, terminal_reader, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("EDITOR", f"'{write_editor(tmp_path, body)}'")

@@ -129,7 +129,10 @@ class TerminalReader:
             if code != 0:
                 notice(self.words.editor_failed.format(editor=editor, code=code))
                 return None
-            text = path.read_text(encoding="utf-8", errors="replace").strip()
+            try:
+                text = path.read_text(encoding="utf-8", errors="replace").strip()
+            except OSError:  # the editor took the file away
+                text = ""
         if not text:
             notice(self.words.editor_empty)
             return None
