@@ -6,11 +6,14 @@ own value". Precedence: flag, then environment variable, then the checkpoint, th
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from baichuan2.errors import SettingsError
 
 __all__ = ["ChatSettings", "LoadSettings", "OutputSettings", "RunSettings", "SamplingSettings", "setting"]
+
+KIND_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def setting(
@@ -44,9 +47,11 @@ def flag_name(name: str) -> str:
 
 
 def check_bounds(settings: Any) -> None:
-    """Raises SettingsError for the first numeric field outside the bounds that it declares."""
+    """Raises SettingsError for the first field of another kind than it declares, or outside its bounds."""
+    kinds = get_type_hints(type(settings))
     for item in fields(settings):
         value = getattr(settings, item.name)
+        _check_kind(flag_name(item.name), value, kinds[item.name])
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         minimum, maximum = item.metadata.get("minimum"), item.metadata.get("maximum")
@@ -56,6 +61,22 @@ def check_bounds(settings: Any) -> None:
             lower = "-inf" if minimum is None else f"{minimum:g}"
             upper = "inf" if maximum is None else f"{maximum:g}"
             raise SettingsError(f"{flag_name(item.name)} must lie in [{lower}, {upper}], got {value}")
+
+
+def _check_kind(flag: str, value: object, kind: Any) -> None:
+    """Raises SettingsError unless `value` is one that the annotation `kind` of the field behind `flag` allows."""
+    if isinstance(kind, UnionType):
+        if value is None:
+            return
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        if not isinstance(value, str) or value not in choices:
+            raise SettingsError(f"{flag} must be one of {', '.join(choices)}, got {value!r}")
+        return
+    accepted = int | float if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise SettingsError(f"{flag} must be {KIND_WORDS[kind]}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +151,15 @@ class RunSettings:
         "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
     )
 
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSettings:
     """How results are printed."""
 
     json: bool = setting(False, "print JSON, one object a line, in place of text")
+
+    def __post_init__(self) -> None:
+        check_bounds(self)

@@ -1,0 +1,40 @@
+"""Values that settings take from a program, where no command line has looked at them before."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from baichuan2.errors import SettingsError
+from baichuan2.settings import ChatSettings, LoadSettings, OutputSettings, RunSettings, SamplingSettings
+
+
+@pytest.mark.parametrize(
+    ("settings_class", "name", "value", "message"),
+    [
+        (LoadSettings, "numerics", "offical", "--numerics must be one of exact, official, got 'offical'"),
+        (LoadSettings, "dtype", "bf16", "--dtype must be one of auto, float32, bfloat16, float16, got 'bf16'"),
+        (LoadSettings, "dtype", torch.bfloat16, "float16, got torch.bfloat16"),
+        (LoadSettings, "device", None, "--device must be text, got None"),
+        (LoadSettings, "revision", 2, "--revision must be text, got 2"),
+        (LoadSettings, "offline", 1, "--offline must be true or false, got 1"),
+        (SamplingSettings, "seed", "1", "--seed must be a whole number, got '1'"),
+        (SamplingSettings, "seed", 1.5, "--seed must be a whole number, got 1.5"),
+        (SamplingSettings, "top_k", True, "--top-k must be a whole number, got True"),
+        (SamplingSettings, "temperature", "hot", "--temperature must be a number, got 'hot'"),
+        (SamplingSettings, "top_p", False, "--top-p must be a number, got False"),
+        (ChatSettings, "system", b"x", "--system must be text, got b'x'"),
+        (RunSettings, "language", ["zh"], "--language must be one of auto, zh, en, got ['zh']"),
+        (OutputSettings, "json", None, "--json must be true or false, got None"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_names_its_flag(settings_class: type, name: str, value: Any, message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings_class(**{name: value})
+    assert message in str(caught.value)
+
+
+def test_whole_numbers_are_numbers_and_none_is_unset() -> None:
+    settings = SamplingSettings(temperature=1, top_p=1, seed=None, do_sample=None)
+    assert (settings.temperature, settings.seed) == (1, None)
+    assert LoadSettings(model=None, revision=None).model is None
