@@ -33,7 +33,7 @@ def test_all_file_forms_hold_the_same_model(tmp_path: Path, size: Size, kind: st
 
 
 def test_generation_config_is_the_folders_own(tmp_path: Path) -> None:
-    loaded = load_model(str(write_folder(tmp_path)))
+    loaded = load_model(write_folder(tmp_path))  # a Path, where other tests give text
     for holder in (loaded.generation_config, loaded.model.generation_config):
         assert (holder.user_token_id, holder.assistant_token_id) == (195, 196)
         assert (holder.temperature, holder.top_k, holder.top_p, holder.max_new_tokens) == (0.3, 5, 0.85, 8)

@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
 
-from baichuan2 import CheckpointError
+from baichuan2 import CheckpointError, LoadSettings, load_model
 from baichuan2.checkpoints import locate as locate_module
 from baichuan2.checkpoints.locate import locate
 
@@ -42,7 +42,7 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "owner" / "name"
     folder.mkdir(parents=True)
     assert locate(str(folder)) == folder
-    assert locate(str(folder), revision="v2.0", offline=True) == folder
+    assert locate(folder, offline=True) == folder
     monkeypatch.chdir(tmp_path)
     assert locate("owner/name") == Path("owner/name")  # a folder goes before the hub
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -55,6 +55,29 @@ def test_what_is_no_folder(tmp_path: Path) -> None:
     fails("there is no folder /no/such/folder: give a model folder, or a hub id such as", "/no/such/folder")
     for name in ("./models/7b", "../7b", "models/baichuan/7b", "7b", "~/no-such-folder", "", "a b/c", "models/"):
         fails("there is no folder", name)
+
+
+@pytest.mark.parametrize(
+    "name", [Path("missing"), Path("owner/name"), "x" * 5_000, "o/" + "x" * 5_000, "~nosuchuser/x", "a\0b", "a\nb"]
+)
+def test_names_that_no_folder_can_have(name: str | Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no folder") as caught:
+        locate(name)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_what_is_no_name() -> None:
+    with pytest.raises(CheckpointError, match="a model is named by text or a path, got int"):
+        load_model(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [None, "demo", "demo-base", "FOLDER"])
+def test_a_revision_of_what_is_not_on_the_hub(tmp_path: Path, name: str | None) -> None:
+    name = str(tmp_path) if name == "FOLDER" else name
+    with pytest.raises(CheckpointError, match=r"a revision \(v2.0\) applies to hub ids only") as caught:
+        load_model(name, LoadSettings(revision="v2.0"))
+    assert "\n" not in str(caught.value)
 
 
 class Hub:

@@ -43,7 +43,7 @@ class LoadedModel:
     name: str
 
 
-def load_model(name_or_path: str | None = None, settings: LoadSettings | None = None) -> LoadedModel:
+def load_model(name_or_path: str | Path | None = None, settings: LoadSettings | None = None) -> LoadedModel:
     """The model called `name_or_path`, in evaluation mode.
 
     A folder, a hub id such as `baichuan-inc/Baichuan2-7B-Chat`, or "demo-chat" and "demo-base" for the embedded
@@ -51,7 +51,8 @@ def load_model(name_or_path: str | None = None, settings: LoadSettings | None = 
     goes and in which number format; by default on the first accelerator, else the processor, in the checkpoint's own.
 
     Raises:
-        CheckpointError: no such model, or its folder is incomplete, damaged or of another kind.
+        CheckpointError: no such model, its folder is incomplete, damaged or of another kind, or a revision is given
+            for one that is not on the hub.
         TokenizerError: the folder has no usable tokenizer.model.
         SettingsError: there is no such device.
         MissingExtraError: the weights need an optional package.
@@ -213,10 +214,10 @@ def _without_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _display_name(name: str | None, folder: Path) -> str:
+def _display_name(name: str | Path | None, folder: Path) -> str:
     if folder.parent == DEMO_DIR:
         return f"demo-{folder.name}"
-    return name if name is not None and not Path(name).expanduser().is_dir() else folder.resolve().name
+    return str(name) if name is not None and not Path(name).expanduser().is_dir() else folder.resolve().name
 
 
 def _one_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ DEMO_DIR = Path(__file__).resolve().parent.parent / "demo"
 DEMO_MODELS = {"demo": "chat", "demo-chat": "chat", "demo-base": "base"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 EXAMPLE_ID = "baichuan-inc/Baichuan2-7B-Chat"
+LONGEST_NAME_SHOWN = 300
 
 # never a .py file: code from the hub has no business on this disk
 DESCRIPTION_PATTERNS = ("*.json", "tokenizer.model", "*.jinja")
@@ -18,27 +19,53 @@ SAFETENSORS_PATTERN = "model*.safetensors"
 BIN_PATTERN = "pytorch_model*.bin"
 
 
-def locate(name_or_path: str | None, *, revision: str | None = None, offline: bool = False) -> Path:
+def locate(name_or_path: str | Path | None, *, revision: str | None = None, offline: bool = False) -> Path:
     """The local folder of a model.
 
     None, "demo" and "demo-chat" are the embedded Chat model, "demo-base" its Base model. An existing folder is taken
-    as it is (`revision` has no meaning there). Anything of the form owner/name is looked up on the hub: in the local
-    cache, and unless `offline` also on the network, where `revision` is a branch, tag or commit.
+    as it is. A string of the form owner/name is otherwise looked up on the hub: in the local cache, and unless
+    `offline` also on the network, where `revision` is a branch, tag or commit.
 
     Raises:
-        CheckpointError: there is no such model, or it cannot be reached; one line that says what to do.
+        CheckpointError: there is no such model, it cannot be reached, or a revision is given for one that is not on the
+            hub; one line that says what to do.
     """
+    if name_or_path is not None and not isinstance(name_or_path, str | Path):
+        raise CheckpointError(
+            f"a model is named by text or a path, got {type(name_or_path).__name__}: give a model folder, or a hub id "
+            f"such as {EXAMPLE_ID}"
+        )
     if name_or_path is None or name_or_path in DEMO_MODELS:
-        return _demo_folder(DEMO_MODELS[name_or_path or "demo"])
-    path = Path(name_or_path).expanduser()
-    if name_or_path and path.is_dir():
+        _refuse_revision(revision, "the embedded demo model")
+        return _demo_folder(DEMO_MODELS[str(name_or_path or "demo")])
+    shown = _shown(str(name_or_path))
+    try:
+        path = Path(name_or_path).expanduser()
+        is_folder, is_file = bool(name_or_path) and path.is_dir(), path.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long for the file system, the home of an unknown user
+        raise CheckpointError(
+            f"there is no folder {shown}: give a model folder, or a hub id such as {EXAMPLE_ID}"
+        ) from error
+    if is_folder:
+        _refuse_revision(revision, f"the folder {shown}")
         return path
-    if path.is_file():
-        raise CheckpointError(f"{name_or_path} is a file: give the folder that holds it")
-    if path.is_absolute() or not HUB_ID.fullmatch(name_or_path):
-        shown = name_or_path or "''"
+    if is_file:
+        raise CheckpointError(f"{shown} is a file: give the folder that holds it")
+    if isinstance(name_or_path, Path) or path.is_absolute() or not HUB_ID.fullmatch(name_or_path):
         raise CheckpointError(f"there is no folder {shown}: give a model folder, or a hub id such as {EXAMPLE_ID}")
     return _hub_folder(name_or_path, revision, offline)
+
+
+def _refuse_revision(revision: str | None, where: str) -> None:
+    """Raises CheckpointError for a revision of something that is not on the hub: it would be ignored in silence."""
+    if revision is not None:
+        raise CheckpointError(f"a revision ({revision}) applies to hub ids only, {where} has none: leave it out")
+
+
+def _shown(name: str) -> str:
+    """A name as a one-line message can hold it."""
+    shown = name if name and name.isprintable() else repr(name)
+    return shown if len(shown) <= LONGEST_NAME_SHOWN else shown[:LONGEST_NAME_SHOWN] + "..."
 
 
 def _demo_folder(kind: str) -> Path:
