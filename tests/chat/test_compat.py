@@ -210,3 +210,27 @@ def test_settings_that_choose_no_token_do_not_leave_the_fast_path():
     config.bos_token_id, config.output_scores, config.max_length = 1, False, 4096
     loaded.model.generate = SimpleNamespace  # would fail
     assert chat(loaded.model, TOKENIZER, HELLO, generation_config=config) == "好的"
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ("hi", "messages must be a list of messages, got str"),
+        ({"role": "user", "content": "hi"}, "messages must be a list of messages, got dict"),
+        (None, "messages must be a list of messages, got NoneType"),
+        (["hi"], r"messages\[0\]: must be a message with role and content, got str"),
+        ([*HELLO, {"role": "user"}], r"messages\[1\]: content is missing"),
+        ([{"content": "hi"}], r"messages\[0\]: role is missing"),
+        ([{"role": "user", "content": None}], r"messages\[0\]: content must be a string, got NoneType"),
+        ([{"role": "user", "content": 5}], r"messages\[0\]: content must be a string, got int"),
+    ],
+)
+def test_malformed_messages_are_named(messages, message):
+    with pytest.raises(MessageError, match=message):
+        chat(talker("好的").model, TOKENIZER, messages)
+
+
+@pytest.mark.parametrize("config", [{"do_sample": False}, {}, "greedy"])
+def test_a_generation_config_of_another_kind(config):
+    with pytest.raises(SettingsError, match="generation_config must be a GenerationConfig, got"):
+        chat(talker("好的").model, TOKENIZER, HELLO, generation_config=config)

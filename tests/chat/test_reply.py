@@ -4,7 +4,7 @@ import pytest
 
 from baichuan2.chat.messages import Message
 from baichuan2.chat.reply import ReplyChunk, collect, reply, stream_completion, stream_reply
-from baichuan2.errors import ContextLengthError, GenerationError, MessageError, SettingsError
+from baichuan2.errors import ContextLengthError, GenerationError, MessageError, SettingsError, TokenizerError
 from baichuan2.settings import SamplingSettings
 from tests.chat.talkers import ASSISTANT, END, TOKENIZER, USER, golden, talker
 
@@ -154,3 +154,17 @@ def test_the_official_model_says_the_official_words():
     loaded, expected = golden("rope_h4")
     sampling = SamplingSettings(max_new_tokens=expected["max_new_tokens"], do_sample=False, repetition_penalty=1.0)
     assert reply(loaded, expected["messages"], sampling).text == expected["response"]
+
+
+@pytest.mark.parametrize("sampling", [{"do_sample": False}, {}, "greedy", 0])
+def test_sampling_of_another_kind(sampling):
+    with pytest.raises(SettingsError, match="sampling must be SamplingSettings"):
+        reply(talker(SENTENCE), HELLO, sampling)
+
+
+@pytest.mark.parametrize("text", [None, 5, b"x"])
+def test_a_text_of_another_kind(text):
+    with pytest.raises(TokenizerError, match="text must be a string, got"):
+        TOKENIZER.encode_text(text)
+    with pytest.raises(TokenizerError, match="text must be a string, got"):
+        stream_completion(talker(SENTENCE), text)

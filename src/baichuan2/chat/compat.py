@@ -83,6 +83,11 @@ def chat(
     Raises SettingsError (unknown override, bad value, stream with beams) and MessageError at the call, GenerationError
     when the model fails.
     """
+    if generation_config is not None and not isinstance(generation_config, GenerationConfig):
+        raise SettingsError(
+            f"generation_config must be a GenerationConfig, got {type(generation_config).__name__}: give single values "
+            "by name, such as temperature=0.7"
+        )
     config, sampling, protect = _settle(generation_config or model.generation_config, overrides)
     if config.eos_token_id is None:  # one that was made by hand seldom names it, and a reply must end
         config.eos_token_id = model.generation_config.eos_token_id

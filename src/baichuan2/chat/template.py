@@ -114,9 +114,12 @@ def render_official(
     system text first; and unless `protect` is true a content that spells a control or role token becomes that token.
     `max_new_tokens >= model_max_length` gives what the released code's slicing gives, not a useful prompt.
 
-    Raises MessageError where the released code fails: no messages, or a system message that is not the first.
+    Raises MessageError where the released code fails: no messages, messages of another form, or a system message that
+    is not the first.
     """
-    turns = [_role_and_content(message) for message in messages]
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise MessageError(f"messages must be a list of messages, got {type(messages).__name__}")
+    turns = [_role_and_content(index, message) for index, message in enumerate(messages)]
     if not turns:
         raise MessageError("messages must hold at least one message")
     if any(role == "system" for role, _ in turns[1:]):
@@ -149,7 +152,15 @@ def render_official(
     return prompt[-limit:]
 
 
-def _role_and_content(message: Message | Mapping[str, str]) -> tuple[str, str]:
+def _role_and_content(index: int, message: Message | Mapping[str, str]) -> tuple[str, str]:
+    """Role and content of a message, whatever the role; raises MessageError for one that lacks either."""
     if isinstance(message, Message):
         return message.role, message.content
+    if not isinstance(message, Mapping):
+        raise MessageError(f"messages[{index}]: must be a message with role and content, got {type(message).__name__}")
+    for name in ("role", "content"):
+        if name not in message:
+            raise MessageError(f"messages[{index}]: {name} is missing")
+    if not isinstance(message["content"], str):
+        raise MessageError(f"messages[{index}]: content must be a string, got {type(message['content']).__name__}")
     return message["role"], message["content"]

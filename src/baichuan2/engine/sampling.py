@@ -60,8 +60,10 @@ def resolve(settings: SamplingSettings | None, generation_config: object) -> Sam
     """The values in force: the user's, else those of `generation_config` (any object with such attributes), else ours.
 
     Somebody who sets a temperature, top_k or top_p without a word on `do_sample` wants sampling and gets it.
-    Raises SettingsError when a value, the checkpoint's included, lies out of bounds.
+    Raises SettingsError when a value, the checkpoint's included, lies out of bounds, and for settings of another class.
     """
+    if settings is not None and not isinstance(settings, SamplingSettings):
+        raise SettingsError(f"sampling must be SamplingSettings(...), got {type(settings).__name__}")
     asked = settings or SamplingSettings()
     values: dict[str, Any] = {}
     for name, fallback in FALLBACKS.items():

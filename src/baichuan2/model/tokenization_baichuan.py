@@ -108,8 +108,10 @@ class BaichuanTokenizer(TokenizersBackend):
 
         Equal to `encode(text, add_special_tokens=False)` for text that spells none of them, and decodes back to `text`
         (except that U+2581 comes back as a space, as always with SentencePiece). Raises TokenizerError for half a
-        character (a lone surrogate).
+        character (a lone surrogate) and for what is no string.
         """
+        if not isinstance(text, str):
+            raise TokenizerError(f"text must be a string, got {type(text).__name__}")
         if self._tokenizer.truncation is not None:  # left behind by an earlier call with limits
             self._tokenizer.no_truncation()
         if self._tokenizer.padding is not None:
