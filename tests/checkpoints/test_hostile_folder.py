@@ -55,6 +55,7 @@ for name in ("LlamaTokenizer", "EvilTokenizer", "BaichuanTokenizerFast", None):
 """
 # what no Baichuan folder has: our classes do not answer, so the call may fail, but must not run code either
 FOREIGN_LOADS = """
+import torch
 import transformers
 attempts = {
     "sequence": lambda: transformers.AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True),
@@ -63,6 +64,9 @@ attempts = {
     "pipeline": lambda: transformers.pipeline("text-generation", model=folder, trust_remote_code=True),
     "processor": lambda: transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=True),
     "load_model": lambda: baichuan2.load_model(folder),
+    "custom generate": lambda: AutoModelForCausalLM.from_pretrained(folder).generate(
+        torch.ones(1, 2, dtype=torch.long), custom_generate=folder, trust_remote_code=True
+    ),
 }
 for name, attempt in attempts.items():
     try:
@@ -109,6 +113,7 @@ def test_every_other_door(tmp_path: Path) -> None:
     output = run(PROLOGUE["baichuan2 first"] + LOADS + TOKENIZER_LOADS + FOREIGN_LOADS, folder, mark)
     assert "inert all through" in output
     assert "processor CheckpointError" in output
+    assert "custom generate CheckpointError" in output
 
 
 def test_the_traps_work(tmp_path: Path) -> None:

@@ -248,3 +248,13 @@ def test_version_one_has_a_plain_head() -> None:
         assert torch.allclose(plain.logits, plain.hidden_states[-1] @ model.lm_head.weight.T, atol=1e-4)
     model.resize_token_embeddings(520, mean_resizing=False)
     assert type(model.lm_head) is nn.Linear
+
+
+@torch.no_grad()
+def test_a_write_through_data_that_leaves_the_first_column_alone_is_noticed() -> None:
+    model = tiny_model("7b").eval()
+    ids = random_ids(1, 4)
+    model(ids)
+    model.lm_head.weight.data[:, 1:] *= -1
+    wanted = torch.nn.functional.normalize(model.lm_head.weight)
+    assert torch.equal(model.lm_head.normalized_weight(), wanted)

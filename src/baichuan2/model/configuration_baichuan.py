@@ -40,8 +40,9 @@ class BaichuanConfig(PreTrainedConfig):
 
     - `position_embedding`: "rope" (7B) or "alibi" (13B). None: derived, see `derive_position_embedding`.
     - `normalized_head`: True for Baichuan 2 (NormHead), False for Baichuan 1. None: derived from the vocabulary.
-    - `alibi_numerics`: "exact" keeps the position bias relative and unrounded; "official" reproduces the rounding of
-      the released inference code in half precision (docs/decisions/0002-alibi-numerics.md).
+    - `alibi_numerics`: "exact" keeps the position bias relative, in float32 on the processor and in the dtype of the
+      model elsewhere; "official" reproduces the rounding of the released inference code
+      (docs/decisions/0002-alibi-numerics.md).
     - `rope_parameters` (or the older `rope_scaling`): the framework's keys for linear, dynamic and yarn scaling.
 
     Raises:

@@ -24,6 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from baichuan2.errors import CheckpointError
 from baichuan2.model.alibi import AlibiBias, BaichuanAlibi
 from baichuan2.model.attention import attend
 from baichuan2.model.configuration_baichuan import BaichuanConfig
@@ -389,6 +390,17 @@ class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
         from baichuan2.chat.compat import chat
 
         return chat(self, tokenizer, messages, stream, generation_config, **overrides)
+
+    def load_custom_generate(self, pretrained_model_name_or_path: Any = None, *_: Any, **__: Any) -> Any:
+        """Refused: the framework would run the folder's own `generate.py` here.
+
+        Raises:
+            CheckpointError: always.
+        """
+        raise CheckpointError(
+            f"{pretrained_model_name_or_path} is asked to bring its own generate code, which baichuan2 never runs: "
+            "give a function as custom_generate instead"
+        )
 
     def _get_resized_lm_head(self, old_lm_head: nn.Linear, *args: Any, **kwargs: Any) -> nn.Linear:
         """The framework builds a plain linear layer of the new size; the head must stay a NormHead."""

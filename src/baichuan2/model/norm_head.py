@@ -36,7 +36,7 @@ class NormHead(nn.Linear):
         origin = self._origin()
         probe = self._sample()
         is_fresh = self._normalized is not None and origin == self._normalized_from
-        if not is_fresh or self._probe is None or not torch.equal(probe, self._probe):
+        if not is_fresh or self._probe is None or not torch.equal(probe, self._probe):  # also when their sizes differ
             self._normalized = F.normalize(self.weight.detach())
             self._normalized_from = origin
             self._probe = probe.clone()
@@ -55,10 +55,13 @@ class NormHead(nn.Linear):
         return (version, weight.data_ptr(), weight.dtype, weight.device, weight.shape)
 
     def _sample(self) -> Tensor:
-        """One value of each row: `weight.data` can be written to without torch counting it, and rows are what people
-        write, such as that of a new token.
+        """Two values of (nearly) each row, the first and one along the diagonal.
+
+        `weight.data` can be written to without torch counting it, and rows are what people write, such as that of a new
+        token. A write through `.data` that misses all of these places goes unnoticed until the next training step.
         """
-        return self.weight.detach()[:, 0]
+        weight = self.weight.detach()
+        return torch.cat((weight[:, 0], weight.reshape(-1)[:: weight.shape[1] + 1]))
 
     def _forget(self) -> None:
         if self._normalized is not None and not torch.compiler.is_compiling():
