@@ -132,6 +132,23 @@ WHOLE: list[tuple[str, Damage, str]] = [
     ("NaN", poison(float("nan")), "model.layers.1.mlp.up_proj.weight holds NaN or infinite numbers"),
     ("infinity", poison(float("inf")), "model.layers.1.mlp.up_proj.weight holds NaN or infinite numbers"),
     ("negative infinity", poison(float("-inf")), "holds NaN or infinite numbers"),
+    ("quantization no object", lambda f: change_json(f / "config.json", quantization_config="4bit"), "be an object"),
+    (
+        "foreign quantization",
+        lambda f: change_json(f / "config.json", quantization_config={"quant_method": "gptq", "bits": 4}),
+        "quant_method 'gptq' are not read",
+    ),
+    ("dtype a number", lambda f: change_json(f / "config.json", torch_dtype=16), "torch_dtype must name a .* got 16"),
+    ("dtype a list", lambda f: change_json(f / "config.json", dtype=["bfloat16"]), "dtype must name a number format"),
+    ("dtype no float", lambda f: change_json(f / "config.json", torch_dtype="int8"), "torch_dtype must name"),
+    ("dtype no format", lambda f: change_json(f / "config.json", torch_dtype="nn"), "torch_dtype must name"),
+    ("config too deep", write("config.json", "[" * 200_000), "config.json is nested too deeply"),
+    ("endless number", write("config.json", '{"hidden_size": ' + "9" * 5_000 + "}"), "config.json cannot be read"),
+    ("end id text", lambda f: change_json(f / "generation_config.json", eos_token_id="2"), "eos_token_id must be a"),
+    ("end ids mixed", lambda f: change_json(f / "generation_config.json", eos_token_id=[2, 2.5]), "or a list of them"),
+    ("end id true", lambda f: change_json(f / "generation_config.json", eos_token_id=True), "got True"),
+    ("user id text", lambda f: change_json(f / "generation_config.json", user_token_id="195"), "user_token_id must"),
+    ("user ids", lambda f: change_json(f / "generation_config.json", user_token_id=[195]), "user_token_id must be a"),
     ("official 4 bits", lambda f: change_json(f / "config.json", quantization_config={"load_in_4bit": True}), "4-bit"),
 ]
 SHARDED: list[tuple[str, Damage, str]] = [

@@ -97,6 +97,9 @@ def read_config(folder: Path) -> BaichuanConfig:
             f"{path}: model_type is {model_type!r}, not {BaichuanConfig.model_type!r}: only Baichuan models are loaded"
         )
     check_quantization(path, fields.get("quantization_config"))
+    for name in ("dtype", "torch_dtype"):
+        if not _names_a_dtype(fields.get(name)):
+            raise CheckpointError(f"{path}: {name} must name a number format such as bfloat16, got {fields[name]!r}")
     try:
         config = BaichuanConfig.from_dict(fields)
     except CheckpointError as error:
@@ -135,17 +138,24 @@ def read_generation_config(folder: Path) -> GenerationConfig:
     """The sampling values of a model folder; without generation_config.json those that config.json implies.
 
     Raises:
-        CheckpointError: generation_config.json is damaged.
+        CheckpointError: generation_config.json is damaged, or an id that ends a reply is no whole number.
     """
     path = folder / "generation_config.json"
-    fields = read_json(path if path.is_file() else folder / "config.json")
+    source = path if path.is_file() else folder / "config.json"
+    fields = read_json(source)
+    for name, may_be_list in (("eos_token_id", True), ("user_token_id", False)):
+        value = fields.get(name)
+        for token_id in value if may_be_list and isinstance(value, list) else [value]:
+            if isinstance(token_id, bool) or not isinstance(token_id, int | None):
+                many = " or a list of them" if may_be_list else ""
+                raise CheckpointError(f"{source}: {name} must be a whole number{many}, got {value!r}")
     try:
         if path.is_file():
             return GenerationConfig.from_dict(fields)
         token_ids = {key: fields[key] for key in ("pad_token_id", "bos_token_id", "eos_token_id") if key in fields}
         return GenerationConfig(**token_ids)
     except Exception as error:  # the framework checks values with exceptions of many classes
-        raise CheckpointError(f"{path} has a value that cannot be used: {_one_line(error)}") from error
+        raise CheckpointError(f"{source} has a value that cannot be used: {_one_line(error)}") from error
 
 
 def _expected_layout(path: Path, config: BaichuanConfig) -> tuple[dict[str, torch.Size], tuple[str, ...]]:
@@ -218,6 +228,14 @@ def _display_name(name: str | Path | None, folder: Path) -> str:
     if folder.parent == DEMO_DIR:
         return f"demo-{folder.name}"
     return str(name) if name is not None and not Path(name).expanduser().is_dir() else folder.resolve().name
+
+
+def _names_a_dtype(value: object) -> bool:
+    """Whether the field of a config.json is absent or spells a floating number format: `bfloat16`, `torch.float16`."""
+    if value is None:
+        return True
+    dtype = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else None
+    return isinstance(dtype, torch.dtype) and dtype.is_floating_point
 
 
 def _one_line(error: BaseException) -> str:

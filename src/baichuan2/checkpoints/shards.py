@@ -63,7 +63,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is no valid JSON (line {error.lineno}, column {error.colno}: {error.msg}): {DOWNLOAD_AGAIN}"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is nested too deeply to be read: {DOWNLOAD_AGAIN}") from error
+    except (OSError, ValueError) as error:  # no UTF-8, or a number of thousands of digits
         raise CheckpointError(f"{path} cannot be read as text ({error}): {DOWNLOAD_AGAIN}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object, got a {type(value).__name__}: {DOWNLOAD_AGAIN}")

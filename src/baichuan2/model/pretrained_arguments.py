@@ -72,19 +72,26 @@ def check_quantization(source: object, quantization: Any) -> None:
     """Checks that weights with this `quantization_config` (None: not quantised) can be read; `source` names them.
 
     Raises:
-        CheckpointError: they are those of an official 4-bit folder, whose config names no method.
+        CheckpointError: they are those of an official 4-bit folder, whose config names no method, or another method
+            than bitsandbytes wrote them.
         MissingExtraError: bitsandbytes wrote them and is not installed.
     """
     if quantization is None:
         return
+    if not isinstance(quantization, dict) and not hasattr(quantization, "quant_method"):
+        raise CheckpointError(f"{source}: quantization_config must be an object, got {quantization!r}")
     method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
     if method is None:
         raise CheckpointError(
             f"{source} is that of an official 4-bit folder, which this version does not read yet: use the folder "
             "without -4bits, which bitsandbytes shrinks with  from_pretrained(..., load_in_4bit=True)"
         )
-    if method == "bitsandbytes":
-        require("bitsandbytes", extra="bnb")
+    if method != "bitsandbytes":
+        raise CheckpointError(
+            f"{source}: weights with the quant_method {method!r} are not read: use a folder that is not quantised, or "
+            "one that bitsandbytes wrote"
+        )
+    require("bitsandbytes", extra="bnb")
 
 
 def load_whole(from_pretrained: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
