@@ -173,6 +173,14 @@ def test_ambiguous_positions_are_an_error_that_names_the_fields(name: str) -> No
     assert BaichuanConfig(**fields, position_embedding="rope").position_embedding == "rope"
 
 
+@pytest.mark.parametrize("chosen", [{"max_position_embeddings": 96}, {"position_embedding": "rope"}])
+def test_rotary_heads_of_an_odd_width(chosen: dict[str, Any]) -> None:
+    odd = {**SMALL, "hidden_size": 60}
+    with pytest.raises(CheckpointError, match=r"heads of an even width, hidden_size \(60\) / .* \(4\) is 15"):
+        BaichuanConfig(**odd, **chosen)
+    assert BaichuanConfig(**odd, position_embedding="alibi").head_dim == 15
+
+
 def test_ambiguous_head_is_an_error_that_names_the_field() -> None:
     fields = {**BASE_7B, "vocab_size": 64_003}
     with pytest.raises(CheckpointError, match=r"vocab_size is 64003.*Add \"normalized_head\": false"):

@@ -82,6 +82,11 @@ class BaichuanConfig(PreTrainedConfig):
         self._check_rope(kwargs)
         if self.position_embedding is None:
             self.position_embedding = self.derive_position_embedding()
+        if self.position_embedding == "rope" and self.head_dim % 2:
+            raise CheckpointError(
+                f"config.json: rotary positions need heads of an even width, hidden_size ({self.hidden_size}) / "
+                f"num_attention_heads ({self.num_attention_heads}) is {self.head_dim}"
+            )
         if self.normalized_head is None:
             self.normalized_head = self.derive_normalized_head()
         if self.position_embedding == "rope" and self.max_position_embeddings is None:
