@@ -159,6 +159,35 @@ def test_a_process_prints_the_reply_and_nothing_else(command, model_folder, load
     assert list(tmp_path.iterdir()) == []  # the history is for terminals
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "has_reply", "error"),
+    [
+        ("chat <&-", 0, False, "ready after "),
+        ("chat --prompt 你好 >&-", 0, False, "ready after "),
+        ("chat --prompt 你好 <&- 2>&-", 0, True, ""),
+        ("chat --prompt 你好 <&- >&- 2>&-", 0, False, ""),
+        ("chat --prompt - <&-", 2, False, "error: --prompt is empty: standard input held no text"),
+        ("generate <&-", 2, False, "error: --prompt is empty: standard input held no text"),
+        ("nonsense 2>&-", 2, False, ""),
+    ],
+)
+def test_a_closed_standard_stream_is_an_empty_one(command, code, has_reply, error, model_folder, loaded):
+    name, *rest = command.split(" ", 1)
+    flags = [] if name == "nonsense" else GREEDY_FLAGS
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" -m baichuan2 {name} "$@" {" ".join(rest)}', sys.executable, *flags],
+        env=os.environ | {"BAICHUAN2_MODEL": str(model_folder)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    expected = session_replies(loaded, "你好")[0] + "\n" if has_reply else ""
+    assert (done.returncode, done.stdout) == (code, expected), done.stderr
+    assert (done.stderr.splitlines() or [""])[-1].startswith(error)
+    assert "Error" not in done.stderr
+
+
 def test_the_shim_is_short():
     lines = (ROOT / "cli_demo.py").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 10

@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from baichuan2 import __version__
@@ -39,6 +40,7 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code: 0, 1 failure, 2 the user's mistake, 130 interrupted, 141 reader gone."""
+    open_missing_streams()
     try:
         code = run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()  # here, where a closed pipe is still ours to handle
@@ -51,6 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except Exception as error:
         return report(error)
+
+
+def open_missing_streams() -> None:
+    """Puts the null device where the caller closed a standard stream, which Python then holds as None.
+
+    Without it reading fails, and what is printed on a closed standard error lands on standard output.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # in this order each takes the lowest free descriptor, its own, so that no later file becomes a stream
+            stream = Path(os.devnull).open(mode, encoding="utf-8", errors="replace")  # noqa: SIM115  # open to the end
+            setattr(sys, name, stream)
 
 
 def run(arguments: Sequence[str]) -> int:
