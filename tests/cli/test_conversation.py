@@ -32,9 +32,9 @@ class FakeTerminal:
         self.num_clears += 1
 
 
-def hold(session: FakeSession, reader: object, *, is_live: bool = True, is_json: bool = False) -> None:
+def hold(session: FakeSession, reader: object, *, is_live: bool = True, is_json: bool = False) -> int:
     printer = ReplyPrinter("reply", is_live=is_live, is_json=is_json, speed_format=None)
-    Conversation(session, reader, printer, ENGLISH).run()
+    return Conversation(session, reader, printer, ENGLISH).run()
 
 
 def pipe(text: str, monkeypatch) -> LineReader:
@@ -44,7 +44,7 @@ def pipe(text: str, monkeypatch) -> LineReader:
 
 def test_piped_lines_are_answered_with_replies_alone_on_standard_output(monkeypatch, capsys):
     session = FakeSession()
-    hold(session, pipe("你好\n\n   \n再见\n", monkeypatch))
+    assert hold(session, pipe("你好\n\n   \n再见\n", monkeypatch)) == 0
     assert session.sent == ["你好", "再见"]
     assert capsys.readouterr() == ("echo:你好\necho:再见\n", "")
 
@@ -121,16 +121,22 @@ def test_ctrl_c_in_a_pipe_ends_the_program(monkeypatch):
 
 def test_an_error_in_a_terminal_is_one_line_and_the_dialogue_goes_on(capsys):
     session = FakeSession({"big": ContextLengthError("too long\nby 3")})
-    hold(session, FakeTerminal(["big", "next"]))
+    assert hold(session, FakeTerminal(["big", "next"])) == 0
     assert session.sent == ["big", "next"]
     assert capsys.readouterr().err == "error: too long by 3\n"
 
 
-def test_an_error_in_a_pipe_ends_the_program(monkeypatch):
-    session = FakeSession({"big": GenerationError("broken")})
-    with pytest.raises(GenerationError, match="broken"):
-        hold(session, pipe("big\nnext\n", monkeypatch))
-    assert session.sent == ["big"]
+@pytest.mark.parametrize("last", ["next", "next\nexit"])
+@pytest.mark.parametrize("error_class", [ContextLengthError, GenerationError])
+def test_an_error_in_a_pipe_is_one_line_and_the_exit_code_and_the_dialogue_goes_on(
+    error_class, last, monkeypatch, capsys
+):
+    session = FakeSession({"big": error_class("too long\nby 3")})
+    assert hold(session, pipe(f"big\n{last}\n", monkeypatch)) == 2
+    assert session.sent == ["big", "next"]
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == "echo:next"
+    assert err == "error: too long by 3\n"
 
 
 def test_a_reply_cut_by_its_length_says_so_in_a_terminal_only(monkeypatch, capsys):

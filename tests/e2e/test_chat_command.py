@@ -99,9 +99,10 @@ def test_bytes_that_are_no_text_do_no_harm(run):
     assert out
 
 
-def test_too_long_a_message_is_one_line(run):
+def test_too_long_a_message_is_one_line_and_the_next_is_answered(run, loaded):
     code, out, err = run("chat", stdin="长" * 600 + "\n你好\n")
-    assert (code, out) == (2, "")
+    assert (code, out) == (2, session_replies(loaded, "你好")[0] + "\n")
+    assert [line.startswith("error: ") for line in err.splitlines()].count(True) == 1
     assert err.splitlines()[-1].startswith("error: ")
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from baichuan2.cli.keyboard import Reader
-from baichuan2.cli.screen import ReplyPrinter, notice, one_line
+from baichuan2.cli.main import report
+from baichuan2.cli.screen import ReplyPrinter, notice
 from baichuan2.cli.text import Words
 from baichuan2.errors import BaichuanError
 
@@ -31,22 +32,24 @@ class Conversation:
         self.printer = printer
         self.words = words
         self.num_dropped = 0
+        self.exit_code = 0
 
-    def run(self) -> None:
-        """Answers messages until exit or the end of the input.
+    def run(self) -> int:
+        """Answers messages until exit or the end of the input; the exit code.
 
-        Raises:
-            BaichuanError: a message could not be answered; in a terminal it is shown and the dialogue goes on.
+        A message that cannot be answered is one line on standard error, and the dialogue goes on. Who was at a terminal
+        has seen it; for a pipe the exit code tells it at the end.
         """
         actions = {"clear": self._clear, "vim": self._edit, "stream": self._toggle_stream, "/help": self._help}
         while (message := self.reader.read()) is not None:
             word = message.strip()
             if word == "exit":
-                return
+                break
             if word in actions:
                 actions[word]()
             elif word:
                 self._answer(message)
+        return self.exit_code
 
     def _answer(self, message: str) -> None:
         try:
@@ -58,9 +61,9 @@ class Conversation:
                 raise
             notice(self.words.interrupted)
         except BaichuanError as error:
+            code = report(error)  # the conversation so far is worth more than one message
             if not self.reader.is_terminal:
-                raise
-            notice(f"error: {one_line(str(error))}")  # the conversation so far is worth more than one message
+                self.exit_code = code
         else:
             if last is not None:
                 self._explain(last)

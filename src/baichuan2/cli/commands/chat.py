@@ -31,8 +31,7 @@ def run(
     reader = open_reader(words)
     if reader.is_terminal:
         notice(words.welcome if load.model is not None else f"{words.demo_note}\n{words.welcome}")
-    Conversation(session, reader, printer, words).run()
-    return 0
+    return Conversation(session, reader, printer, words).run()
 
 
 def load_with_notice(load: LoadSettings, words: Words) -> "LoadedModel":
