@@ -1,0 +1,1 @@
+"""Weights in fewer bits: knows tensors and linear layers, nothing about Baichuan."""
