@@ -10,7 +10,7 @@ I inner size, V vocabulary.
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from baichuan2.model.attention import attend
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.loss import causal_lm_loss
 from baichuan2.model.norm_head import NormHead
+from baichuan2.model.online_quantization import mend_quantized, quantize_in_place
 from baichuan2.model.pretrained_arguments import load_whole
 from baichuan2.model.rope import BaichuanRotaryEmbedding, rotate
 
@@ -146,7 +147,18 @@ class BaichuanPreTrainedModel(PreTrainedModel):
         `load_in_8bit=True`, `load_in_4bit=True` and `use_auth_token=` became other arguments since; they still work.
         A checkpoint that lacks a tensor raises CheckpointError instead of getting random numbers for it.
         """
-        return load_whole(super().from_pretrained, args, kwargs)
+        loaded = load_whole(super().from_pretrained, args, kwargs)
+        mend_quantized(loaded[0] if isinstance(loaded, tuple) else loaded, kwargs)
+        return loaded
+
+    def quantize(self, bits: int) -> Self:
+        """This model with its linear layers in 8 or 4 bits, as in the official README; see `quantize_in_place`."""
+        quantize_in_place(self, bits)
+        return self
+
+    def cuda(self, device: int | torch.device | None = None) -> Self:
+        """This model on a CUDA device; the framework refuses it for 8-bit weights, which our layers can move."""
+        return self.to("cuda" if device is None else device)
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:

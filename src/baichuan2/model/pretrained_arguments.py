@@ -8,6 +8,7 @@ from typing import Any
 
 from baichuan2.errors import CheckpointError, SettingsError
 from baichuan2.optional import require
+from baichuan2.quantization.bnb_library import bitsandbytes_library
 
 __all__ = ["check_quantization", "load_whole", "translate_arguments"]
 
@@ -51,6 +52,9 @@ def _translate_quantization(kwargs: dict[str, Any]) -> dict[str, Any]:
     """`kwargs` with the quantisation flags and their companions gathered in `quantization_config`."""
     chosen = [name for name in QUANTIZATION_FLAGS if kwargs.pop(name, None)]
     if not chosen:
+        method = getattr(kwargs.get("quantization_config"), "quant_method", None)
+        if method == "bitsandbytes":
+            bitsandbytes_library()
         return kwargs
     if len(chosen) > 1:
         raise SettingsError("load_in_8bit and load_in_4bit exclude each other: give one of them")
@@ -58,7 +62,7 @@ def _translate_quantization(kwargs: dict[str, Any]) -> dict[str, Any]:
         raise SettingsError(
             f"{chosen[0]}=True and quantization_config= are two spellings of one thing: leave {chosen[0]} out"
         )
-    require("bitsandbytes", extra="bnb")
+    bitsandbytes_library()
     from transformers import BitsAndBytesConfig
 
     options = dict(DEFAULTS_4BIT) if chosen == ["load_in_4bit"] else {}
