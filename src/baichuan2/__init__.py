@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from baichuan2.errors import ContextLengthError as ContextLengthError
     from baichuan2.errors import DataError as DataError
     from baichuan2.errors import GenerationError as GenerationError
+    from baichuan2.errors import MemoryShortageError as MemoryShortageError
     from baichuan2.errors import MessageError as MessageError
     from baichuan2.errors import MissingExtraError as MissingExtraError
     from baichuan2.errors import QuantizationError as QuantizationError
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from baichuan2.settings import ChatSettings as ChatSettings
     from baichuan2.settings import LoadSettings as LoadSettings
     from baichuan2.settings import OutputSettings as OutputSettings
+    from baichuan2.settings import PlanSettings as PlanSettings
     from baichuan2.settings import RunSettings as RunSettings
     from baichuan2.settings import SamplingSettings as SamplingSettings
 
@@ -59,6 +61,7 @@ _MODULES = {
         "ContextLengthError",
         "DataError",
         "GenerationError",
+        "MemoryShortageError",
         "MessageError",
         "MissingExtraError",
         "QuantizationError",
@@ -68,7 +71,14 @@ _MODULES = {
     "model.configuration_baichuan": ("BaichuanConfig",),
     "model.modeling_baichuan": ("BaichuanForCausalLM", "BaichuanModel"),
     "model.tokenization_baichuan": ("BaichuanTokenizer",),
-    "settings": ("ChatSettings", "LoadSettings", "OutputSettings", "RunSettings", "SamplingSettings"),
+    "settings": (
+        "ChatSettings",
+        "LoadSettings",
+        "OutputSettings",
+        "PlanSettings",
+        "RunSettings",
+        "SamplingSettings",
+    ),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -3,6 +3,7 @@
     BaichuanError
     ├── SettingsError          ValueError    a flag, option or setting is wrong
     ├── CheckpointError        ValueError    a model folder or hub id cannot be read
+    │   └── MemoryShortageError              it is sound, but does not fit into this machine
     ├── TokenizerError         ValueError    a tokenizer file or a token id is wrong
     ├── ContextLengthError     ValueError    the prompt does not fit into the context
     ├── MessageError           ValueError    a chat message is malformed
@@ -21,6 +22,7 @@ __all__ = [
     "ContextLengthError",
     "DataError",
     "GenerationError",
+    "MemoryShortageError",
     "MessageError",
     "MissingExtraError",
     "QuantizationError",
@@ -39,6 +41,17 @@ class SettingsError(BaichuanError, ValueError):
 
 class CheckpointError(BaichuanError, ValueError):
     """A model folder, file or hub id is missing, damaged or of a foreign kind."""
+
+
+class MemoryShortageError(CheckpointError):
+    """A model does not fit into the memory of its device; found out before any of it is loaded.
+
+    `plan`: the whole calculation, a `baichuan2.checkpoints.plan.Plan`.
+    """
+
+    def __init__(self, message: str, plan: object = None) -> None:
+        super().__init__(message)
+        self.plan = plan
 
 
 class TokenizerError(BaichuanError, ValueError):

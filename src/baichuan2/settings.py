@@ -5,14 +5,28 @@ own value". Precedence: flag, then environment variable, then the checkpoint, th
 """
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from baichuan2.errors import SettingsError
 
-__all__ = ["ChatSettings", "LoadSettings", "OutputSettings", "RunSettings", "SamplingSettings", "setting"]
+__all__ = [
+    "ChatSettings",
+    "LoadSettings",
+    "OutputSettings",
+    "PlanSettings",
+    "RunSettings",
+    "SamplingSettings",
+    "parse_bytes",
+    "setting",
+]
 
+BYTE_UNITS: dict[str, int] = {
+    **{unit: 1000**power for power, unit in enumerate(("b", "kb", "mb", "gb", "tb"))},
+    **{unit: 1024**power for power, unit in enumerate(("kib", "mib", "gib", "tib"), start=1)},
+}
 KIND_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -25,10 +39,12 @@ def setting(
     maximum: float | None = None,
     metavar: str | None = None,
     environment: str | None = None,
+    is_positional: bool = False,
 ) -> Any:
     """A dataclass field that carries its own help, bounds, short flag and environment variable as metadata.
 
-    `minimum` and `maximum` are inclusive; they are checked when the settings object is made.
+    `is_positional`: on the command line the value stands by itself, without a flag. `minimum` and `maximum` are
+    inclusive; they are checked when the settings object is made.
     """
     metadata = {
         "help": help,
@@ -37,6 +53,7 @@ def setting(
         "maximum": maximum,
         "metavar": metavar,
         "environment": environment,
+        "is_positional": is_positional,
     }
     return field(default=default, metadata=metadata)
 
@@ -44,6 +61,19 @@ def setting(
 def flag_name(name: str) -> str:
     """The command-line spelling of a field: `top_p` -> `--top-p`."""
     return "--" + name.replace("_", "-")
+
+
+def parse_bytes(text: str) -> int:
+    """The number of bytes that `text` spells: `24GB` (24 * 1000^3), `24GiB` (24 * 1024^3), `512 MB`; any case.
+
+    Raises:
+        SettingsError: it spells none, or has no unit: GB and GiB differ by seven per cent, so neither is guessed.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text, re.IGNORECASE | re.ASCII)
+    factor = BYTE_UNITS.get(match[2].lower()) if match is not None else None
+    if match is None or factor is None or len(match[1]) > 20 or float(match[1]) == 0:
+        raise SettingsError(f"a size is a number with a unit, such as 24GB or 24GiB, got {text!r}")
+    return round(float(match[1]) * factor)
 
 
 def check_bounds(settings: Any) -> None:
@@ -101,9 +131,50 @@ class LoadSettings:
         "exact", "13B position bias: exact, or official to reproduce the rounding of the released code"
     )
     offline: bool = setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
+    check_memory: bool = setting(
+        True, "stop before loading what cannot fit into memory; with no: load it whatever happens"
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """Which model is planned for which memory."""
+
+    model: str | None = setting(
+        None,
+        "model folder, config.json, hub id, or 7B and 13B for the released shapes; without it the embedded demo model",
+        metavar="MODEL",
+        environment="BAICHUAN2_MODEL",
+        is_positional=True,
+    )
+    context: int | None = setting(
+        None, "tokens of prompt and reply together; not given: as many as the model takes", minimum=1, metavar="N"
+    )
+    batch: int = setting(1, "conversations at once", minimum=1, maximum=65_536, metavar="N")
+    memory: str | None = setting(
+        None, "plan for this much main memory, such as 16GB or 16GiB, in place of this machine", metavar="SIZE"
+    )
+    gpu: str | None = setting(
+        None, "plan for an accelerator with this much memory, such as 24GB, in place of this machine", metavar="SIZE"
+    )
+    revision: str | None = setting(None, "branch, tag or commit on the hub", metavar="REV")
+    offline: bool = setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
+    language: Literal["auto", "zh", "en"] = setting(
+        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        for name in ("memory", "gpu"):
+            value = getattr(self, name)
+            if value is not None:
+                try:
+                    parse_bytes(value)
+                except SettingsError as error:
+                    raise SettingsError(f"{flag_name(name)}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

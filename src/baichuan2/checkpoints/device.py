@@ -4,7 +4,7 @@ import torch
 
 from baichuan2.errors import SettingsError
 
-__all__ = ["available_devices", "pick_device", "placement"]
+__all__ = ["available_devices", "device_memory", "pick_device", "placement"]
 
 # room that prompts, caches and the framework itself need beside the weights
 SHARE_FOR_WEIGHTS = 0.85
@@ -51,8 +51,22 @@ def placement(name: str, num_bytes: int) -> str | dict[str, torch.device] | None
     return {"": device}
 
 
-def _free_bytes(device: torch.device) -> float:
-    """Free memory of an accelerator; infinite where its backend cannot tell."""
+def device_memory(device: torch.device) -> tuple[int, int] | None:
+    """Free and total bytes of an accelerator; None where its backend cannot tell.
+
+    Free includes what this process has freed but still holds in reserve.
+    """
     backend = getattr(torch, device.type, None)
     get_memory = getattr(backend, "mem_get_info", None)
-    return float(get_memory(device)[0]) if get_memory is not None else float("inf")
+    if get_memory is None:
+        return None
+    free, total = get_memory(device)
+    reserved, used = getattr(backend, "memory_reserved", None), getattr(backend, "memory_allocated", None)
+    in_reserve = reserved(device) - used(device) if reserved is not None and used is not None else 0
+    return int(free + in_reserve), int(total)
+
+
+def _free_bytes(device: torch.device) -> float:
+    """Free memory of an accelerator; infinite where its backend cannot tell."""
+    memory = device_memory(device)
+    return float("inf") if memory is None else float(memory[0])

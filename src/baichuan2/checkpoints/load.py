@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from baichuan2.checkpoints.device import placement
 from baichuan2.checkpoints.locate import DEMO_DIR, locate
+from baichuan2.checkpoints.plan import check_fits
 from baichuan2.checkpoints.shards import WeightFiles, check_layout, check_values, find_weight_files, read_json
 from baichuan2.errors import BaichuanError, CheckpointError, TokenizerError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
@@ -52,7 +53,7 @@ def load_model(name_or_path: str | Path | None = None, settings: LoadSettings | 
 
     Raises:
         CheckpointError: no such model, its folder is incomplete, damaged or of another kind, or a revision is given
-            for one that is not on the hub.
+            for one that is not on the hub; as MemoryShortageError, when it does not fit into memory.
         TokenizerError: the folder has no usable tokenizer.model.
         SettingsError: there is no such device.
         MissingExtraError: the weights need an optional package.
@@ -66,6 +67,9 @@ def load_model(name_or_path: str | Path | None = None, settings: LoadSettings | 
     tokenizer = read_tokenizer(folder, config)
     generation_config = read_generation_config(folder)
     files = find_weight_files(folder)
+    if settings.check_memory:
+        shown, device, dtype = _display_name(name, folder), settings.device, settings.dtype
+        check_fits(config, shown, file_bytes=files.num_bytes, device=device, dtype=dtype)
     is_quantized = getattr(config, "quantization_config", None) is not None
     if not is_quantized:
         expected, ignored = _expected_layout(folder / "config.json", config)

@@ -19,12 +19,15 @@ SAFETENSORS_PATTERN = "model*.safetensors"
 BIN_PATTERN = "pytorch_model*.bin"
 
 
-def locate(name_or_path: str | Path | None, *, revision: str | None = None, offline: bool = False) -> Path:
+def locate(
+    name_or_path: str | Path | None, *, revision: str | None = None, offline: bool = False, with_weights: bool = True
+) -> Path:
     """The local folder of a model.
 
     None, "demo" and "demo-chat" are the embedded Chat model, "demo-base" its Base model. An existing folder is taken
     as it is. A string of the form owner/name is otherwise looked up on the hub: in the local cache, and unless
-    `offline` also on the network, where `revision` is a branch, tag or commit.
+    `offline` also on the network, where `revision` is a branch, tag or commit. Without `with_weights` only the small
+    files that describe the model are fetched.
 
     Raises:
         CheckpointError: there is no such model, it cannot be reached, or a revision is given for one that is not on the
@@ -53,7 +56,7 @@ def locate(name_or_path: str | Path | None, *, revision: str | None = None, offl
         raise CheckpointError(f"{shown} is a file: give the folder that holds it")
     if isinstance(name_or_path, Path) or path.is_absolute() or not HUB_ID.fullmatch(name_or_path):
         raise CheckpointError(f"there is no folder {shown}: give a model folder, or a hub id such as {EXAMPLE_ID}")
-    return _hub_folder(name_or_path, revision, offline)
+    return _hub_folder(name_or_path, revision, offline, with_weights)
 
 
 def _refuse_revision(revision: str | None, where: str) -> None:
@@ -78,14 +81,16 @@ def _demo_folder(kind: str) -> Path:
     return folder
 
 
-def _hub_folder(repo_id: str, revision: str | None, offline: bool) -> Path:
+def _hub_folder(repo_id: str, revision: str | None, offline: bool, with_weights: bool) -> Path:
     """The snapshot of a hub repository in the local cache, brought up to date unless `offline`."""
     from huggingface_hub import constants, errors, snapshot_download
 
     offline = offline or constants.is_offline_mode()
     at = f" (revision {revision})" if revision else ""
     try:
-        weights = (SAFETENSORS_PATTERN, BIN_PATTERN) if offline else _published_weights(repo_id, revision)
+        weights: tuple[str, ...] = ()
+        if with_weights:
+            weights = (SAFETENSORS_PATTERN, BIN_PATTERN) if offline else _published_weights(repo_id, revision)
         return Path(
             snapshot_download(
                 repo_id,

@@ -33,11 +33,12 @@ class Flag:
     environment: str | None
     minimum: float | None
     maximum: float | None
+    is_positional: bool
 
     @property
     def spelling(self) -> str:
-        """The long flag: `--top-p`."""
-        return flag_name(self.field)
+        """The long flag: `--top-p`; of a value that stands by itself, its name in the usage: `MODEL`."""
+        return flag_name(self.field) if not self.is_positional else self.metavar or self.field.upper()
 
     def parse(self, text: str) -> Any:
         """The value that `text` spells.
@@ -77,9 +78,8 @@ def flags_of(settings_class: type) -> list[Flag]:
     for item in fields(settings_class):
         kind, choices = _kind_and_choices(hints[item.name])
         assert item.default is not MISSING, f"{settings_class.__name__}.{item.name} needs a default"
-        details: dict[str, Any] = {
-            key: item.metadata.get(key) for key in ("help", "short", "metavar", "environment", "minimum", "maximum")
-        }
+        names = ("help", "short", "metavar", "environment", "minimum", "maximum", "is_positional")
+        details: dict[str, Any] = {name: item.metadata.get(name) for name in names}
         flags.append(Flag(field=item.name, kind=kind, choices=choices, default=item.default, **details))
     return flags
 
@@ -88,6 +88,11 @@ def add_flags(parser: argparse.ArgumentParser, settings_class: type) -> None:
     """Adds one flag for each field of `settings_class`, in a help group titled by the first line of its docstring."""
     group = parser.add_argument_group(_title(settings_class))
     for flag in flags_of(settings_class):
+        if flag.is_positional:
+            group.add_argument(
+                flag.field, nargs="?", default=argparse.SUPPRESS, metavar=flag.spelling, help=_help(flag)
+            )
+            continue
         spellings = [flag.spelling] if flag.short is None else [flag.short, flag.spelling]
         # SUPPRESS: a flag that is not given leaves no trace, so environment and default can still speak
         options: dict[str, Any] = {"dest": flag.field, "default": argparse.SUPPRESS, "help": _help(flag)}

@@ -1,9 +1,11 @@
 """The `baichuan2` command: finds the subcommand, makes its settings, runs it and turns failures into one line.
 
 Only the chosen command's module is imported, and it imports torch only when it runs; so `--help` is instant.
-A command module has `SETTINGS`, the settings classes that it takes, and `run(*settings) -> exit code`.
+A command module has `SETTINGS`, the settings classes that it takes, and `run(*settings) -> exit code`; it may have
+`EXAMPLES`, lines for the end of its help.
 """
 
+import argparse
 import importlib
 import os
 import sys
@@ -13,9 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from baichuan2 import __version__
-from baichuan2.cli.flags import FlagParser, add_flags, read_settings
+from baichuan2.cli.flags import FlagParser, add_flags, flags_of, read_settings
 from baichuan2.cli.screen import one_line
-from baichuan2.errors import BaichuanError, SettingsError
+from baichuan2.errors import BaichuanError, MemoryShortageError, SettingsError
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -34,6 +36,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "chat": Command("baichuan2.cli.commands.chat", "talk with a Chat model in the terminal"),
     "generate": Command("baichuan2.cli.commands.generate", "continue a text with a Base model"),
+    "plan": Command("baichuan2.cli.commands.plan", "show which precision and context fit into memory"),
     "info": Command("baichuan2.cli.commands.info", "show versions, devices, extras and embedded models"),
 }
 
@@ -79,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
     if name not in COMMANDS:
         raise SettingsError(f"unknown command {name!r}: use one of {', '.join(COMMANDS)} (see baichuan2 --help)")
     command = importlib.import_module(COMMANDS[name].module)
-    parser = command_parser(name, command.SETTINGS)
+    parser = command_parser(name, command.SETTINGS, getattr(command, "EXAMPLES", None))
     try:
         namespace = parser.parse_args(list(arguments[1:]))
     except SystemExit:  # argparse leaves this way after --help only: mistakes are SettingsError
@@ -87,10 +90,19 @@ def run(arguments: Sequence[str]) -> int:
     return int(command.run(*(read_settings(settings_class, namespace) for settings_class in command.SETTINGS)))
 
 
-def command_parser(name: str, settings_classes: Sequence[type]) -> FlagParser:
-    """The parser of one command: a flag for each field of its settings classes."""
+def command_parser(name: str, settings_classes: Sequence[type], examples: str | None = None) -> FlagParser:
+    """The parser of one command: a flag for each field of its settings classes; `examples` end its help."""
     prog = f"baichuan2 {name}"
-    parser = FlagParser(prog=prog, usage=f"{prog} [FLAGS]", description=COMMANDS[name].help, allow_abbrev=False)
+    flags = [flag for settings_class in settings_classes for flag in flags_of(settings_class)]
+    values = "".join(f"[{flag.spelling}] " for flag in flags if flag.is_positional)
+    parser = FlagParser(
+        prog=prog,
+        usage=f"{prog} {values}[FLAGS]",
+        description=COMMANDS[name].help,
+        epilog=None if examples is None else f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     for settings_class in settings_classes:
         add_flags(parser, settings_class)
     return parser
@@ -120,4 +132,8 @@ def report(error: Exception) -> int:
         message = f"{type(error).__name__}: {error} (run with {DEBUG_VARIABLE}=1 for the traceback)"
         code = EXIT_FAILURE
     print(f"error: {one_line(message)}", file=sys.stderr)
+    if isinstance(error, MemoryShortageError) and error.plan is not None:
+        from baichuan2.cli.commands.plan import print_plan
+
+        print_plan(error.plan, sys.stderr)
     return code

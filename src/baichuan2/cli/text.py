@@ -34,6 +34,28 @@ class Words:
     editor_empty: str
     editor_needs_terminal: str
     history_unavailable: str
+    plan_title: str
+    plan_part: str
+    plan_embedding: str
+    plan_attention: str
+    plan_mlp: str
+    plan_norms: str
+    plan_head: str
+    plan_weights: str
+    plan_head_copy: str
+    plan_cache: str
+    plan_scratch: str
+    plan_runtime: str
+    plan_total: str
+    plan_place: str
+    plan_place_unknown: str
+    plan_largest: str
+    plan_fits: str
+    plan_tight: str
+    plan_disk: str
+    plan_no: str
+    plan_unknown: str
+    plan_note: str
 
 
 CHINESE = Words(
@@ -66,6 +88,31 @@ CHINESE = Words(
     editor_empty="内容为空，未发送。",
     editor_needs_terminal="vim 需要终端，此处忽略。",
     history_unavailable="无法写入输入历史 {path}，本次不保存。",
+    plan_title="{model}：上下文 {context} 个 token，同时 {batch} 个对话",
+    plan_part="占用内存",
+    plan_embedding="词嵌入",
+    plan_attention="注意力",
+    plan_mlp="前馈层",
+    plan_norms="归一化层",
+    plan_head="输出层",
+    plan_weights="权重合计",
+    plan_head_copy="归一化的输出层副本",
+    plan_cache="KV 缓存",
+    plan_scratch="计算用内存",
+    plan_runtime="程序本身",
+    plan_total="总计",
+    plan_place="{place}（共 {total}，可用 {free}）",
+    plan_place_unknown="{place}（内存大小未知）",
+    plan_largest="  最长上下文",
+    plan_fits="放得下",
+    plan_tight="勉强",
+    plan_disk="读磁盘",
+    plan_no="放不下",
+    plan_unknown="未知",
+    plan_note=(
+        "1 GB = 10^9 字节。* 为该模型文件自身的精度。勉强：剩余不足二十分之一。"
+        "读磁盘：每个 token 都要重新读取权重，很慢。"
+    ),
 )
 
 ENGLISH = Words(
@@ -98,6 +145,31 @@ ENGLISH = Words(
     editor_empty="nothing was written, nothing was sent",
     editor_needs_terminal="vim needs a terminal; ignored here",
     history_unavailable="the input history {path} cannot be written; this time it is not kept",
+    plan_title="{model}: context of {context} tokens, {batch} at once",
+    plan_part="memory for",
+    plan_embedding="embedding",
+    plan_attention="attention",
+    plan_mlp="MLP",
+    plan_norms="norms",
+    plan_head="head",
+    plan_weights="all weights",
+    plan_head_copy="normalised copy of head",
+    plan_cache="KV cache",
+    plan_scratch="while computing",
+    plan_runtime="the program",
+    plan_total="total",
+    plan_place="{place} ({total}, free {free})",
+    plan_place_unknown="{place} (size unknown)",
+    plan_largest="  longest context",
+    plan_fits="fits",
+    plan_tight="tight",
+    plan_disk="disk",
+    plan_no="no",
+    plan_unknown="unknown",
+    plan_note=(
+        "1 GB = 10^9 bytes. *: precision of the files. tight: less than a twentieth stays free. disk: weights are read "
+        "again for each token, which is slow."
+    ),
 )
 
 
