@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from baichuan2.errors import QuantizationError
 from baichuan2.quantization.bnb_library import bitsandbytes_library
+from baichuan2.quantization.freed_memory import give_back
 
 bnb: Any = bitsandbytes_library()
 functional: Any = bnb.functional
@@ -98,7 +99,7 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
 
     def _fits_kernel(self) -> bool:
         block_size: int = self._parameters["weight"].blocksize
-        return self.in_features % block_size == 0 and self.out_features % KERNEL_ROWS == 0
+        return bool(self.in_features % block_size == 0 and self.out_features % KERNEL_ROWS == 0)
 
     def _is_packed(self) -> bool:
         state = getattr(self._parameters["weight"], "quant_state", None)
@@ -168,9 +169,10 @@ def quantize_linears(module: nn.Module, bits: int, *, keep: Collection[str] = ()
         _check(name, layer.weight)
     quantize = _linear_8bit if bits == 8 else _linear_4bit
     names = list(chosen)
-    del layer
     for name in names:
-        module.set_submodule(name, quantize(chosen.pop(name)))
+        layer = chosen.pop(name)
+        module.set_submodule(name, quantize(layer))
+        give_back(layer.weight.data)
     mend_linears(module)
     return names
 
