@@ -152,12 +152,12 @@ def _times_scales(values: Tensor, scales: Tensor, group_size: int) -> Tensor:
 
 def int4_grid(codebook: Tensor) -> Grid:
     """The values of a codebook, int8 (16,)."""
-    return Grid(codebook.float())
+    return Grid(codebook)
 
 
 def int8_grid(device: torch.device) -> Grid:
     """The values -127 ... 127."""
-    return Grid(torch.arange(-127.0, 128.0, device=device))
+    return Grid(torch.arange(-127, 128, device=device))
 
 
 def scale_factors(bits: int) -> Tensor:
@@ -206,7 +206,7 @@ def _round_to_nearest(
         groups = F.pad(weight[part].float(), (0, padding)).reshape(-1, importance.shape[2], width)
         groups = groups.permute(2, 0, 1).contiguous()  # (width, rows, groups)
         best = absmax_scales(groups, grid) if factors is None else search_scales(groups, grid, importance, factors)
-        chosen = grid.nearest(scaled(groups, best)).byte().permute(1, 2, 0)  # (rows, groups, width)
+        chosen = grid.nearest(scaled(groups, best)).permute(1, 2, 0)  # (rows, groups, width)
         codes[part] = chosen.reshape(len(chosen), -1)[:, :in_features]
         scales[part] = best.half()
     return codes, scales

@@ -15,22 +15,29 @@ __all__ = ["UNIT", "Grid", "absmax_scales", "group_errors", "search_scales"]
 UNIT = 128.0
 """The value that stands for a whole scale: it keeps float16 scales near the largest weight, far from its subnormals."""
 
+TABLE_HALF = 256  # half steps on either side of 0
+LARGEST_HALF = 65504.0
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The ascending values (L,), float32, that the codes 0 ... L - 1 stand for."""
+    """The ascending whole values (L,), from -128 to 127, that the codes 0 ... L - 1 stand for.
+
+    The borders between neighbours are multiples of 1/2, so a table of half steps knows the nearest value of anything:
+    an order of magnitude faster than a binary search.
+    """
 
     values: Tensor
 
     @cached_property
-    def _step(self) -> float | None:
-        """The distance between neighbours, where all have the same."""
-        steps = self.values.diff()
-        return float(steps[0]) if bool((steps == steps[0]).all()) else None
+    def _code_table(self) -> Tensor:
+        middles = torch.arange(-TABLE_HALF, TABLE_HALF, device=self.values.device) / 2 + 0.25
+        values = self.values.float()
+        return torch.bucketize(middles, (values[1:] + values[:-1]) / 2).to(torch.uint8)
 
     @cached_property
-    def _borders(self) -> Tensor:
-        return (self.values[1:] + self.values[:-1]) / 2
+    def _value_table(self) -> Tensor:
+        return self.values.float()[self._code_table.int()]
 
     @cached_property
     def extreme(self) -> float:
@@ -38,18 +45,17 @@ class Grid:
         return float(max(self.values[0], self.values[-1], key=abs))
 
     def nearest(self, scaled: Tensor) -> Tensor:
-        """The codes of the values nearest to `scaled`, int64 of its shape."""
-        if self._step is None:
-            return torch.bucketize(scaled, self._borders)
-        codes = ((scaled - self.values[0]) / self._step).round_()
-        return codes.clamp_(0, len(self.values) - 1).long()
+        """The codes of the values nearest to `scaled`, uint8 of its shape."""
+        return self._code_table.index_select(0, _table_index(scaled)).view(scaled.shape)
 
     def round(self, scaled: Tensor) -> Tensor:
         """The values nearest to `scaled`, float32 of its shape."""
-        if self._step is None:
-            return self.values[torch.bucketize(scaled, self._borders)]
-        first, last = float(self.values[0]), float(self.values[-1])
-        return ((scaled - first) / self._step).round_().mul_(self._step).add_(first).clamp_(first, last)
+        return self._value_table.index_select(0, _table_index(scaled)).view(scaled.shape)
+
+
+def _table_index(scaled: Tensor) -> Tensor:
+    index = (scaled * 2).floor_().clamp_(-TABLE_HALF, TABLE_HALF - 1).add_(TABLE_HALF)
+    return index.int().reshape(-1)
 
 
 def scaled(groups: Tensor, scales: Tensor) -> Tensor:
@@ -71,7 +77,7 @@ def absmax_scales(groups: Tensor, grid: Grid) -> Tensor:
 
 def half(scales: Tensor) -> Tensor:
     """`scales` as they will be stored: rounded to float16."""
-    return scales.half().float()
+    return scales.clamp(-LARGEST_HALF, LARGEST_HALF).half().float()
 
 
 def search_scales(
