@@ -151,21 +151,23 @@ def scratch_bytes(
     width = bits // 8
     hidden, inner = config.hidden_size, config.intermediate_size
     # the layer's input, the sum after attention and its normed copy; then silu(gate), up and their product
-    per_token = width * (3 * hidden + 3 * inner)
-    fixed = 0
+    places = num_tokens * batch
+    layer = width * (3 * hidden + 3 * inner) * places
     if config.position_embedding == "rope":
         # input, normed copy, packed projection and the turned queries, while keys are turned in five float32 copies
-        turning = width * 6 * hidden + FLOAT32_BYTES * 5 * hidden
-        cosine_and_sine = 2 * FLOAT32_BYTES * config.head_dim
-        per_token = max(per_token, turning) + cosine_and_sine
+        turning = (width * 6 * hidden + FLOAT32_BYTES * 5 * hidden) * places
+        cosine_and_sine = 2 * FLOAT32_BYTES * config.head_dim * places
+        layer = max(layer, turning) + cosine_and_sine
     else:
-        fixed += 2 * BLOCK_BYTES  # a block of the position bias, and one more while it is made
-    if batch > 1:
-        fixed += batch * num_tokens**2  # prompts of different lengths share a boolean mask by rows
+        # input, normed copy, packed projection, the mixed values in blocks and whole; a block of the position bias in
+        # float32 and in the width of the model
+        bias = min(BLOCK_BYTES, FLOAT32_BYTES * batch * config.num_attention_heads * num_tokens**2)
+        layer = max(layer, width * 7 * hidden * places + bias + bias // 2)
+    mask = batch * num_tokens**2 if batch > 1 else 0  # prompts of different lengths: boolean, by rows
     # a full cache moves layer by layer into larger buffers; that happens while tokens are chosen, not in the prompt
-    moving = 2 * width * hidden * num_tokens * batch
+    moving = 2 * width * hidden * places
     logits = batch * config.vocab_size * (width + SAMPLING_BYTES)
     widened = 0
     if is_quantized:
         widened = width * max(matrix.num_rows * matrix.row_length for matrix in layer_matrices(config))
-    return max(per_token * num_tokens * batch, moving) + fixed + logits + widened
+    return max(layer + mask, moving) + logits + widened
