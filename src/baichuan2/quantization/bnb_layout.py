@@ -32,9 +32,9 @@ CODE_TABLE = ".quant_map"
 NESTED_SCALES = ".nested_absmax"
 NESTED_CODE_TABLE = ".nested_quant_map"
 STATE = ".quant_state.bitsandbytes__"  # and the 4-bit type
-# behind the name of the layer
-ROW_SCALES = ".SCB"
-WEIGHT_FORMAT = ".weight_format"
+# in place of the last word of that name, `weight`
+ROW_SCALES = "SCB"
+WEIGHT_FORMAT = "weight_format"
 ROW_MAJOR = 0
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -131,7 +131,7 @@ def repair_packed_scales(tensors: Mapping[str, Tensor], name: str) -> tuple[dict
     """The tensors of the weight `name` with its scales in order again, and whether they are exactly the lost ones.
 
     They are where the weight was bfloat16 before it was quantised, as its scales are then bfloat16 numbers. Otherwise
-    they were rounded to those, and lie within 1/512 of the lost ones. Only for files that were written by the model
+    they were rounded to those, and lie within 1/256 of the lost ones. Only for files that were written by the model
     that was quantised: nothing tells one that was loaded from a spoilt file, run and saved again.
 
     Raises:
@@ -204,7 +204,7 @@ def quantize_int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def dequantize_int8_rows(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """The weight (N, K) in `dtype` of int8 codes (N, K) and row scales (N,)."""
-    return (codes.float() * (scales.float() / INT8_STEPS)[:, None]).to(dtype)
+    return (codes.float() * scales.float()[:, None] / INT8_STEPS).to(dtype)
 
 
 def read_int8(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
@@ -213,7 +213,7 @@ def read_int8(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]
     Raises:
         CheckpointError: a part is missing, of another kind or in an order other than row-major.
     """
-    layer = name.removesuffix(".weight")
+    layer = name.removesuffix("weight")
     codes = _part(tensors, name, "")
     if codes.dtype != torch.int8 or codes.dim() != 2 or codes.numel() == 0:
         raise CheckpointError(f"{name}: 8-bit codes are an int8 matrix, got {codes.dtype}, shape {tuple(codes.shape)}")
@@ -237,7 +237,7 @@ def read_int8(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]
 
 def write_int8(codes: Tensor, scales: Tensor, name: str) -> dict[str, Tensor]:
     """The tensors under which bitsandbytes keeps an 8-bit weight: int8 codes (N, K), row scales float32 (N,)."""
-    layer = name.removesuffix(".weight")
+    layer = name.removesuffix("weight")
     order = torch.tensor(ROW_MAJOR, dtype=torch.uint8)
     return {name: codes, layer + ROW_SCALES: scales, layer + WEIGHT_FORMAT: order}
 

@@ -25,8 +25,8 @@ def read_quant_state(quant_state: object, codes: object, name: str) -> NF4Tensor
     """The weight (N, K) that a list and its codes describe; `name` is that of the weight, for messages.
 
     Codes: uint8, n/2 of them, flat, as a column or as a row. List: the scales, shape (torch.Size, tuple or list),
-    dtype, block size, the pair [offset, scales of the scales] or None where the scales are float32, "nf4", and, from version
-    0.40 on, the code table. The scales of the scales: themselves, their code table, their block size, and a tail that
+    dtype, block size, the pair [offset, scales of the scales] or None where the scales are float32, "nf4", and in later
+    versions the code table. The scales of the scales: themselves, their code table, their block size, and a tail that
     says that they are not compressed any further (False, a dtype, None), of any length.
 
     Raises:
