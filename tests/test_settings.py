@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baichuan2.errors import SettingsError
-from baichuan2.settings import ChatSettings, LoadSettings, OutputSettings, RunSettings, SamplingSettings
+from baichuan2.settings import ChatSettings, LoadSettings, OutputSettings, RunSettings, SamplingSettings, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,26 @@ def test_whole_numbers_are_numbers_and_none_is_unset() -> None:
     settings = SamplingSettings(temperature=1, top_p=1, seed=None, do_sample=None)
     assert (settings.temperature, settings.seed) == (1, None)
     assert LoadSettings(model=None, revision=None).model is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("24GB", 24 * 10**9),
+        ("24 gib", 24 * 2**30),
+        ("1.5TiB", 3 * 2**39),
+        ("512MB", 512 * 10**6),
+        ("0.5KiB", 512),
+        (" 7b ", 7),
+    ],
+)
+def test_sizes_in_bytes(text, expected):
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "24", "GB", "-1GB", "1e3GB", "0GB", "24 G B", "24GBs", "\uff12GB", "9" * 400 + "GB"]
+)
+def test_a_size_that_is_none(text):
+    with pytest.raises(SettingsError, match="a size is a number with a unit, such as 24GB or 24GiB, got"):
+        parse_bytes(text)

@@ -8,7 +8,15 @@ import sys
 import pytest
 
 MAX_SECONDS = 0.3
-HELP_CALLS = [[], ["--help"], ["--version"], ["chat", "--help"], ["generate", "--help"], ["info", "--help"]]
+HELP_CALLS = [
+    [],
+    ["--help"],
+    ["--version"],
+    ["chat", "--help"],
+    ["generate", "--help"],
+    ["plan", "--help"],
+    ["info", "--help"],
+]
 PROBE = """
 import sys
 from baichuan2.cli.main import main
