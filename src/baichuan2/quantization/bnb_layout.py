@@ -73,8 +73,7 @@ def _nf4_tensor(tensors: Mapping[str, Tensor], name: str, state: Mapping[str, An
         number = state.get("nested_offset")
         if not isinstance(number, float) or not abs(number) <= FLOAT32_MAX:
             raise CheckpointError(f"{name}: its description has no float32 number nested_offset, but {number!r:.40}")
-        if state.get("nested_dtype") not in DTYPES:  # the library computes with it; here scales are float32
-            raise CheckpointError(f"{name}: its description has no nested_dtype out of {', '.join(DTYPES)}")
+        _dtype(state, "nested_dtype", name)  # in which the library rebuilds the scales; here it is always float32
         offset = torch.tensor(number, dtype=torch.float32, device=nested_absmax.device)
     codes = _part(tensors, name, "")
     if codes.dim() > 2 or (codes.dim() == 2 and 1 not in codes.shape):
@@ -82,7 +81,7 @@ def _nf4_tensor(tensors: Mapping[str, Tensor], name: str, state: Mapping[str, An
     return NF4Tensor(
         codes=codes.reshape(-1).contiguous().view(torch.uint8),  # FSDP keeps the same bytes as other numbers
         shape=_state_shape(state, name),
-        dtype=DTYPES[str(state["dtype"])],
+        dtype=_dtype(state, "dtype", name),
         absmax=_part(tensors, name, SCALES),
         offset=offset,
         nested_absmax=nested_absmax,
@@ -109,10 +108,6 @@ def _read_state(tensors: Mapping[str, Tensor], name: str) -> dict[str, Any]:
         raise CheckpointError(f"{name}{key} must be a JSON object, got a {type(state).__name__}")
     if state.get("quant_type") != "nf4":
         raise CheckpointError(f"{name}{key} must describe the type 'nf4', got {state.get('quant_type')!r:.40}")
-    if not isinstance(state.get("dtype"), str) or state["dtype"] not in DTYPES:
-        raise CheckpointError(
-            f"{name}{key} must name a dtype out of {', '.join(DTYPES)}, got {state.get('dtype')!r:.40}"
-        )
     return state
 
 
@@ -253,6 +248,15 @@ def _whole_number(state: Mapping[str, Any], key: str, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise CheckpointError(f"{name}: its description has no whole number {key}")
     return value
+
+
+def _dtype(state: Mapping[str, Any], key: str, name: str) -> torch.dtype:
+    value = state.get(key)
+    if not isinstance(value, str) or value not in DTYPES:
+        raise CheckpointError(
+            f"{name}: its description must have a {key} out of {', '.join(DTYPES)}, got {value!r:.40}"
+        )
+    return DTYPES[value]
 
 
 def _state_shape(state: Mapping[str, Any], name: str) -> tuple[int, int]:
