@@ -327,6 +327,8 @@ def test_quantised_files_count_as_they_are(monkeypatch: pytest.MonkeyPatch) -> N
     check(config, 9 * GB)
     with pytest.raises(MemoryShortageError):
         check(config, 9 * GB + 1)
+    config.quantization_config["head"] = "int8"  # its rows are normalised in the file, no copy is made
+    check(config, 9 * GB + 2 * 125_696 * 5120)
 
 
 def test_loading_asks_first_and_can_be_told_not_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_help_lists_every_command(arguments, capsys):
 def test_help_of_a_command(name, capsys):
     assert main([name, "--help"]) == 0
     out = capsys.readouterr().out
-    assert re.match(rf"usage: baichuan2 {name} (\[MODEL\] )?\[FLAGS\]\n", out)
+    assert re.match(rf"usage: baichuan2 {name} (\[[A-Z]+\] )*\[FLAGS\]\n", out)
     assert COMMANDS[name].help in out
 
 

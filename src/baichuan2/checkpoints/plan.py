@@ -335,7 +335,8 @@ def check_fits(
     weights, is_converted = _weights_in_memory(config, file_bytes, dtype)
     stored = _dtype_name(config)
     bits = FLOAT_BITS.get(dtype if dtype != "auto" else stored or "", 16)
-    beside = head_copy_bytes(config, bits) + cache_bytes(config, CACHE_BLOCK, bits=bits)
+    head_copy = 0 if _has_quantized_head(config) else head_copy_bytes(config, bits)
+    beside = head_copy + cache_bytes(config, CACHE_BLOCK, bits=bits)
     chosen = pick_device(device)
     if chosen.type != "cpu":
         candidates = [item for item in available_devices() if item != "cpu"] if device == "auto" else [str(chosen)]
@@ -371,6 +372,13 @@ def _weights_in_memory(config: BaichuanConfig, file_bytes: int, dtype: str) -> t
         # the files may be wider than the format that the config asks for, never narrower
         return min(file_bytes, count * FLOAT_BITS[stored] // 8) if stored is not None else file_bytes, False
     return count * FLOAT_BITS[dtype] // 8, stored is not None and stored != dtype
+
+
+def _has_quantized_head(config: BaichuanConfig) -> bool:
+    """Whether the files hold a quantised head, whose rows are normalised already."""
+    quantization = getattr(config, "quantization_config", None)
+    head = quantization.get("head") if isinstance(quantization, dict) else getattr(quantization, "head", None)
+    return head is not None
 
 
 def _dtype_name(config: BaichuanConfig) -> str | None:
