@@ -55,9 +55,9 @@ def mend_quantized(model: Any, arguments: dict[str, Any]) -> None:
     The flag `load_in_4bit=True` alone means what `quantize(4)` does: layers that work in the model's own dtype. The
     framework would let them work in float32.
     """
-    config = getattr(model.config, "quantization_config", None)
-    if not isinstance(config, BitsAndBytesConfig):
+    if not any(type(module).__module__.startswith("bitsandbytes.") for module in model.modules()):
         return
+    config = model.config.quantization_config
     from baichuan2.quantization.bnb import mend_linears, set_compute_dtype
 
     mend_linears(model)

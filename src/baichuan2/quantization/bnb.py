@@ -5,12 +5,16 @@ Two layer classes mend what the library's own do wrong once weights are quantise
 library's. Importing this module imports the library; it must know nothing of Baichuan or of transformers.
 """
 
+import copy
+import functools
+import math
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baichuan2.errors import QuantizationError
@@ -32,6 +36,33 @@ QUANTIZABLE = (torch.float32, *HALF_PRECISION)
 def has_fast_kernel() -> bool:
     """Whether the library multiplies 4-bit weights by its own kernel on this processor (AVX-512 with bfloat16)."""
     return bool(functional.has_avx512bf16())
+
+
+def _by_whole_blocks(dequantize_4bit: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The library's `dequantize_4bit`, right also where the rows of a weight on the processor end inside of blocks.
+
+    Its AVX-512 code starts each row with a new block there, and gives wrong weights without a word (K = 96 for one).
+    """
+
+    @functools.wraps(dequantize_4bit)
+    def wrapper(A: Tensor, quant_state: Any = None, *args: Any, **kwargs: Any) -> Tensor:  # noqa: N803
+        shape = getattr(quant_state, "shape", None)
+        if A.device.type != "cpu" or shape is None or shape[-1] % quant_state.blocksize == 0 or args or kwargs:
+            return dequantize_4bit(A, quant_state, *args, **kwargs)
+        num_blocks = -(-math.prod(shape) // quant_state.blocksize)
+        codes = A.reshape(-1).view(torch.uint8)  # two weights a byte
+        codes = F.pad(codes, (0, num_blocks * quant_state.blocksize // 2 - codes.numel()))
+        blocks = copy.copy(quant_state)
+        blocks.shape = torch.Size((num_blocks, quant_state.blocksize))
+        weights = dequantize_4bit(codes[:, None], blocks)
+        return weights.reshape(-1)[: math.prod(shape)].reshape(shape)
+
+    return wrapper
+
+
+# adapters and the framework call it by this name when they merge or dequantise
+if not hasattr(functional.dequantize_4bit, "__wrapped__"):
+    functional.dequantize_4bit = _by_whole_blocks(functional.dequantize_4bit)
 
 
 @dataclass
@@ -61,8 +92,8 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
 
     There the library rearranges the weight at the first pass and rounds its scales to bfloat16. Its own layer is then
     saved with those scales (single quantisation: garbage; double: scales that drift), moves to a GPU or dequantises in
-    the wrong order, loses gradients, multiplies float32 inputs in bfloat16, and fails on sizes that are no multiple of
-    64. Here whoever looks at `weight` finds the layout and the scales that it was quantised to.
+    the wrong order, loses gradients, multiplies float32 inputs in bfloat16, and fails or errs on sizes that are no
+    multiple of 64. Here whoever looks at `weight` finds the layout and the scales that it was quantised to.
 
     Inputs in half precision use the kernel in inference; float32 ones are multiplied in float32, by the dequantised
     weight. Without a compute dtype the layer works in the dtype of its input.
@@ -82,8 +113,17 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
             if self._fits_kernel():
                 return self._kernel_product(x)
             self.slow_layers.tell()
+        if x.device.type == "cpu" and self.in_features % self._parameters["weight"].blocksize:
+            return self._dequantized_product(x)
         product: Tensor = super().forward(x)
         return product
+
+    def _dequantized_product(self, x: Tensor) -> Tensor:
+        """The product where rows end inside of blocks, which the library's own gets wrong; see `_by_whole_blocks`."""
+        dtype = x.dtype if self.compute_dtype is None else self.compute_dtype
+        weight = functional.dequantize_4bit(self.weight.data, self.weight.quant_state).to(dtype)  # (N, K)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return F.linear(x.to(dtype), weight, bias).to(x.dtype)
 
     def _kernel_product(self, x: Tensor) -> Tensor:
         self._pack()
