@@ -8,7 +8,7 @@ import math
 import re
 from dataclasses import dataclass, field, fields
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from baichuan2.errors import SettingsError
 
@@ -17,6 +17,7 @@ __all__ = [
     "LoadSettings",
     "OutputSettings",
     "PlanSettings",
+    "QuantizeSettings",
     "RunSettings",
     "SamplingSettings",
     "parse_bytes",
@@ -95,7 +96,7 @@ def check_bounds(settings: Any) -> None:
 
 def _check_kind(flag: str, value: object, kind: Any) -> None:
     """Raises SettingsError unless `value` is one that the annotation `kind` of the field behind `flag` allows."""
-    if isinstance(kind, UnionType):
+    if get_origin(kind) in (Union, UnionType):  # a Literal or None is a Union
         if value is None:
             return
         kind = next(part for part in get_args(kind) if part is not type(None))
@@ -175,6 +176,71 @@ class PlanSettings:
                     parse_bytes(value)
                 except SettingsError as error:
                     raise SettingsError(f"{flag_name(name)}: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeSettings:
+    """Which checkpoint is written in fewer bits, where to, and how."""
+
+    source: str | None = setting(
+        None,
+        "model folder, hub id or demo model with unquantised weights",
+        metavar="SOURCE",
+        is_positional=True,
+    )
+    target: str | None = setting(
+        None, "folder to write, which must not exist yet", metavar="TARGET", is_positional=True
+    )
+    format: Literal["int8", "int4", "nf4", "official-4bits"] = setting(
+        "int4",
+        "int8 and int4: this package's own; nf4: bitsandbytes' files; official-4bits: as in Baichuan2-*-Chat-4bits",
+    )
+    group_size: int | None = setting(
+        None, "weights that share a scale: 32, 64 or 128; not given: the format's best", minimum=0, metavar="N"
+    )
+    method: Literal["nearest", "search", "gptq"] | None = setting(
+        None,
+        "nearest: round; search: scales with the least error; gptq: what the layers are fed decides; "
+        "not given: the format's best",
+    )
+    codebook: Literal["uniform", "nonuniform"] | None = setting(
+        None, "the 16 values of int4: evenly spaced, or denser near 0; not given: nonuniform"
+    )
+    calibration: str | None = setting(
+        None,
+        "text for gptq: paragraphs between blank lines, or JSONL with a text or messages; not given: the built-in one",
+        metavar="FILE",
+    )
+    calibration_tokens: int = setting(
+        32_768, "at most so many tokens of it, fewer for very large models", minimum=16, metavar="N"
+    )
+    head: Literal["none", "int8"] = setting("none", "int8: the output head in 8 bits too (int8 and int4 only)")
+    embedding: Literal["none", "int8"] = setting("none", "int8: the embedding in 8 bits too (int8 and int4 only)")
+    revision: str | None = setting(None, "branch, tag or commit on the hub", metavar="REV")
+    offline: bool = setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
+    language: Literal["auto", "zh", "en"] = setting(
+        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        is_own = self.format in ("int8", "int4")
+        allowed = {"int4": (32, 64, 128), "int8": (0, 32, 64, 128)}.get(self.format, (64,))
+        if self.group_size is not None and self.group_size not in allowed:
+            raise SettingsError(
+                f"--group-size must be {' or '.join(map(str, allowed))} for --format {self.format}, got "
+                f"{self.group_size}"
+            )
+        for flag, is_given in (
+            ("--method", self.method not in (None, "nearest")),
+            ("--head", self.head != "none"),
+            ("--embedding", self.embedding != "none"),
+        ):
+            if is_given and not is_own:
+                value = getattr(self, flag[2:])
+                raise SettingsError(f"{flag} {value} works for --format int8 and int4 only, got {self.format}")
+        if self.codebook is not None and self.format != "int4":
+            raise SettingsError(f"--codebook works for --format int4 only, got {self.format}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,91 @@
+"""Tensors read one by one out of mapped weight files, so that a checkpoint needs no more memory than one of them.
+
+What has been read counts as memory of this process until it is given back by `release`. Knows files, no model.
+"""
+
+import ctypes
+import mmap
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from baichuan2.checkpoints.shards import WeightFiles
+from baichuan2.errors import CheckpointError
+
+__all__ = ["MappedTensors", "release_pages"]
+
+
+class MappedTensors(Mapping[str, Tensor]):
+    """The tensors of a checkpoint by name, each mapped from its file when it is asked for.
+
+    They must not be written to. The files have passed `check_layout` before.
+    """
+
+    def __init__(self, files: WeightFiles) -> None:
+        self._readers: dict[str, Callable[[], Tensor]] = {}
+        self._is_mapped: dict[str, bool] = {}
+        for path in files.paths:
+            is_mapped, readers = _open_safetensors(path) if path.suffix == ".safetensors" else _open_bin(path)
+            self._readers |= readers
+            self._is_mapped |= dict.fromkeys(readers, is_mapped)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._readers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    def release(self, name: str) -> None:
+        """Gives the memory of a tensor back; asking for it again reads the file again."""
+        if self._is_mapped[name]:
+            release_pages(self[name])
+
+
+def _open_safetensors(path: Path) -> tuple[bool, dict[str, Callable[[], Tensor]]]:
+    from safetensors import SafetensorError, safe_open
+
+    def reader(name: str) -> Callable[[], Tensor]:
+        return lambda: file.get_tensor(name)
+
+    try:
+        file = safe_open(path, framework="pt")
+        return True, {name: reader(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): download it again") from error
+
+
+def _open_bin(path: Path) -> tuple[bool, dict[str, Callable[[], Tensor]]]:
+    is_mapped = zipfile.is_zipfile(path)  # files from before torch 1.6 are no zip, and are read as a whole
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read ({' '.join(str(error).split())}): download it again") from error
+
+    def reader(tensor: Tensor) -> Callable[[], Tensor]:
+        return lambda: tensor.detach()
+
+    return is_mapped, {str(name): reader(tensor) for name, tensor in tensors.items()}
+
+
+def release_pages(tensor: Tensor) -> None:
+    """Gives back the memory of a tensor that is mapped from a file; it is read from there again when it is used.
+
+    A mapping is closed as a whole, when its last tensor is gone; until then every page that was read counts as memory
+    of this process. Only whole pages inside the tensor are released, so its neighbours are safe. Linux only; elsewhere
+    the system decides.
+    """
+    if sys.platform != "linux" or tensor.device.type != "cpu":
+        return
+    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    stop = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if stop > start:
+        advise = ctypes.CDLL(None).madvise
+        advise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), ctypes.c_int(mmap.MADV_DONTNEED))

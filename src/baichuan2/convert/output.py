@@ -1,0 +1,300 @@
+"""The folder that is written: beside its final place until it is whole, so that a killed run can go on.
+
+Each weight file is written under another name, flushed to the disk, read again, compared with what was meant, and only
+then given its name and noted with its digest. A run that finds such notes of the same job goes on behind them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from baichuan2.checkpoints.mapped import release_pages
+from baichuan2.checkpoints.shards import read_json
+from baichuan2.errors import CheckpointError, SettingsError
+
+__all__ = ["PartialFolder", "check_target", "read_shard", "same_bytes"]
+
+SUFFIX = ".partial"
+PROGRESS_FILE = "quantize-progress.json"
+DIGEST_FILE = "SHA256SUMS"
+BYTES_AT_A_TIME = 1 << 26
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
+
+
+def check_target(target: str | Path, source: Path) -> Path:
+    """The absolute path of the folder to write.
+
+    Raises:
+        SettingsError: it exists, lies inside `source`, or has no parent folder.
+    """
+    try:
+        path = Path(target).expanduser().absolute()
+        exists = path.exists() or path.is_symlink()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SettingsError(f"TARGET cannot be a folder ({' '.join(str(error).split())}): give another name") from error
+    if exists:
+        raise SettingsError(f"TARGET {target} exists, and nothing is overwritten: give a new name, or remove it")
+    if path.parent.resolve().joinpath(path.name).is_relative_to(source.resolve()):
+        raise SettingsError(f"TARGET {target} lies inside SOURCE: give a folder elsewhere")
+    if not path.parent.is_dir():
+        raise SettingsError(f"TARGET {target}: there is no folder {path.parent}: make it first")
+    return path
+
+
+class PartialFolder:
+    """The unfinished folder of one job, `TARGET.partial`; a context manager that keeps other runs out.
+
+    `job`: everything that decides the result; another one's leftovers are refused.
+
+    Raises:
+        SettingsError: the leftovers of another job are there, or another run is at work.
+        CheckpointError: the folder cannot be written.
+    """
+
+    def __init__(self, target: Path, job: Mapping[str, Any]) -> None:
+        self.target = target
+        self.path = target.with_name(target.name + SUFFIX)
+        self.job = json.loads(json.dumps(job))
+        self.notes: dict[str, dict[str, Any]] = {}
+        self._lock: int | None = None
+
+    def __enter__(self) -> "PartialFolder":
+        try:
+            self.path.mkdir(exist_ok=True)
+            self._take_lock()
+        except BlockingIOError:
+            self._unlock()
+            raise SettingsError(f"another run is writing {self.path}: wait for it, or give another TARGET") from None
+        except OSError as error:
+            raise CheckpointError(f"{self.path} cannot be written: {error.strerror}") from error
+        try:
+            self._resume()
+        except BaseException:
+            self._unlock()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._unlock()
+
+    def _take_lock(self) -> None:
+        """Raises BlockingIOError where another run holds the folder; Windows has no such locks."""
+        if sys.platform != "win32":
+            import fcntl
+
+            self._lock = os.open(self.path, os.O_RDONLY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _resume(self) -> None:
+        progress = self.path / PROGRESS_FILE
+        if not progress.is_file():
+            strangers = sorted(path.name for path in self.path.iterdir() if path.name != PROGRESS_FILE + SUFFIX)
+            if strangers:
+                raise SettingsError(
+                    f"{self.path} exists and holds {strangers[0]}, which no unfinished run left: remove the folder, or "
+                    "give another TARGET"
+                )
+            self._write_progress()
+            return
+        written = read_json(progress)
+        if written.get("job") != self.job:
+            raise SettingsError(
+                f"{self.path} was begun {_difference(written.get('job'), self.job)}: give the same source, settings "
+                "and version to go on, or remove the folder"
+            )
+        self.notes = written.get("files", {})
+
+    @property
+    def was_begun(self) -> bool:
+        """Whether an earlier run has finished files here."""
+        return bool(self.notes)
+
+    def has(self, name: str) -> bool:
+        """Whether the file is there, whole; a damaged one is forgotten."""
+        note, path = self.notes.get(name), self.path / name
+        if note is not None and path.is_file() and digest_of(path) == note["sha256"]:
+            return True
+        self.notes.pop(name, None)
+        return False
+
+    def write_shard(
+        self, name: str, tensors: Mapping[str, Tensor], check: Callable[[Mapping[str, Tensor]], dict[str, float]]
+    ) -> None:
+        """Writes a safetensors file, reads it again and notes it; `check` gets what was read, and returns notes.
+
+        Raises:
+            CheckpointError: what was read is not what was meant, or the disk is full.
+        """
+
+        def write(path: Path) -> None:
+            save_file(dict(tensors), path, metadata={"format": "pt"})
+
+        def verify(path: Path) -> dict[str, float]:
+            found = read_shard(path)
+            if found.keys() != tensors.keys():
+                raise CheckpointError(f"{path} holds other tensors than were written: the disk is damaged")
+            for key, meant in tensors.items():
+                if not same_bytes(found[key], meant):
+                    raise CheckpointError(
+                        f"{self.path / name}: {key} differs from what was written: the disk is damaged"
+                    )
+                release_pages(found[key])
+            return check(found)
+
+        self.write_file(name, write, verify)
+
+    def write_file(self, name: str, write: Callable[[Path], None], verify: Callable[[Path], dict[str, float]]) -> None:
+        """Writes any file by `write`, which `verify` then reads; it gets its name and its note only afterwards."""
+        unfinished, path = self.path / (name + SUFFIX), self.path / name
+        try:
+            write(unfinished)
+            _flush(unfinished)
+            errors = verify(unfinished)
+            digest = digest_of(unfinished)
+            unfinished.replace(path)
+            _flush(self.path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
+        self.notes[name] = {"sha256": digest, "errors": errors}
+        self._write_progress()
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a small text file."""
+
+        def write(path: Path) -> None:
+            path.write_text(text, encoding="utf-8")
+
+        def verify(path: Path) -> dict[str, float]:
+            if path.read_text(encoding="utf-8") != text:
+                raise CheckpointError(f"{path} differs from what was written: the disk is damaged")
+            return {}
+
+        self.write_file(name, write, verify)
+
+    def copy(self, path: Path) -> None:
+        """Copies a file of the source."""
+
+        def verify(copied: Path) -> dict[str, float]:
+            if digest_of(copied) != digest_of(path):
+                raise CheckpointError(f"{copied} differs from {path}: the disk is damaged")
+            return {}
+
+        self.write_file(path.name, lambda unfinished: _copy(path, unfinished), verify)
+
+    def remove(self, name: str) -> None:
+        """Removes a file that was only needed on the way."""
+        self.notes.pop(name, None)
+        self._write_progress()
+        (self.path / name).unlink(missing_ok=True)
+
+    def finish(self) -> Path:
+        """Writes the digests of all files and gives the folder its name.
+
+        Raises:
+            SettingsError: something has taken the name in the meantime.
+        """
+        for stray in self.path.glob("*" + SUFFIX):
+            stray.unlink()
+        lines = [f"{self.notes[name]['sha256']}  {name}\n" for name in sorted(self.notes)]
+        (self.path / DIGEST_FILE).write_text("".join(lines), encoding="utf-8")
+        _flush(self.path / DIGEST_FILE)
+        if self.target.exists():
+            raise SettingsError(f"TARGET {self.target} came into being meanwhile: the result is in {self.path}")
+        self.path.rename(self.target)
+        (self.target / PROGRESS_FILE).unlink()
+        _flush(self.target)
+        _flush(self.target.parent)
+        return self.target
+
+    def _write_progress(self) -> None:
+        path = self.path / PROGRESS_FILE
+        unfinished = path.with_name(path.name + SUFFIX)
+        try:
+            unfinished.write_text(json.dumps({"job": self.job, "files": self.notes}, indent=1), encoding="utf-8")
+            _flush(unfinished)
+            unfinished.replace(path)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def files_to_copy(folder: Path) -> list[Path]:
+    """The files that a quantised folder takes over as they are: tokenizer and settings, never code or weights."""
+    ours = ("config.json", DIGEST_FILE)
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and path.name not in ours
+        and not path.name.startswith(".")
+        and path.suffix != ".py"
+        and not path.name.endswith(WEIGHT_SUFFIXES)
+    ]
+
+
+def read_shard(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, mapped.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read again: {' '.join(str(error).split())}") from error
+
+
+def same_bytes(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have one shape, one number format and the same bits, NaN included."""
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    parts = (tensor.contiguous().reshape(-1).view(torch.uint8).split(BYTES_AT_A_TIME) for tensor in (first, second))
+    return all(torch.equal(one, other) for one, other in zip(*parts, strict=True))
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _difference(begun: object, job: Mapping[str, Any]) -> str:
+    """How the job that left an unfinished folder differs from this one, as the end of a sentence."""
+    if not isinstance(begun, dict):
+        return "by something else"
+    for name in job:
+        if begun.get(name) != job[name]:
+            if isinstance(job[name], dict):
+                return f"with another {name}"
+            return f"with {name} {begun.get(name)}, not {job[name]}"
+    return "by something else"
+
+
+def _copy(path: Path, destination: Path) -> None:
+    shutil.copyfile(path, destination)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file or folder is on the disk; Windows cannot open folders."""
+    if sys.platform == "win32" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
