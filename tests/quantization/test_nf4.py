@@ -155,7 +155,7 @@ def test_dequantised_follows_the_definition_and_in_rows(
 
 
 @pytest.mark.parametrize("double", [False, True])
-@pytest.mark.parametrize("shape", [(97, 131), (64, 128), (33, 65)])
+@pytest.mark.parametrize("shape", [(97, 331), (64, 512), (33, 1065)])  # more than 256 blocks: two scales of scales
 def test_slices_do_not_show(monkeypatch: pytest.MonkeyPatch, double: bool, shape: tuple[int, int]) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     whole = quantize_nf4(weight, double=double)
@@ -166,6 +166,7 @@ def test_slices_do_not_show(monkeypatch: pytest.MonkeyPatch, double: bool, shape
     assert torch.equal(sliced.absmax, whole.absmax)
     assert torch.equal(dequantize_nf4(whole, torch.float32), dequantized)
     assert torch.equal(dequantize_nf4(whole, torch.float32, rows=(7, 30)), dequantized[7:30])
+    assert torch.equal(dequantized, dequantized_by_definition(whole))
 
 
 def test_a_transposed_weight_is_quantised_as_it_reads() -> None:
