@@ -149,7 +149,7 @@ WHOLE: list[tuple[str, Damage, str]] = [
     ("end id true", lambda f: change_json(f / "generation_config.json", eos_token_id=True), "got True"),
     ("user id text", lambda f: change_json(f / "generation_config.json", user_token_id="195"), "user_token_id must"),
     ("user ids", lambda f: change_json(f / "generation_config.json", user_token_id=[195]), "user_token_id must be a"),
-    ("official 4 bits", lambda f: change_json(f / "config.json", quantization_config={"load_in_4bit": True}), "4-bit"),
+    ("official 4 bits", lambda f: change_json(f / "config.json", quantization_config={"load_in_4bit": True}), "4 bits"),
 ]
 SHARDED: list[tuple[str, Damage, str]] = [
     (
@@ -273,7 +273,7 @@ def test_official_4bit_config_parses(tmp_path: Path) -> None:
     fields = json.loads((folder / "config.json").read_text()) | {"quantization_config": quantization}
     write_json(folder / "config.json", fields)
     assert AutoConfig.from_pretrained(folder).quantization_config["bnb_4bit_quant_type"] == "nf4"
-    message = "official 4-bit folder, which this version does not read yet: use the"
+    message = "config.json says 4 bits, but no weight is in 4 bits"
     fails_in_one_line(folder, CheckpointError, message)
     with pytest.raises(CheckpointError, match=message):
         AutoModelForCausalLM.from_pretrained(folder)

@@ -123,5 +123,5 @@ def test_load_whole_returns_what_was_asked_for() -> None:
         calls.append((args, kwargs))
         return "model", {"missing_keys": set()}
 
-    assert load_whole(from_pretrained, ("folder",), {"use_auth_token": "t"}) == "model"
-    assert calls == [(("folder",), {"token": "t", "output_loading_info": True})]
+    assert load_whole(from_pretrained, (GOLDEN,), {"use_auth_token": "t"}) == "model"
+    assert calls == [((GOLDEN,), {"token": "t", "output_loading_info": True})]

@@ -24,8 +24,11 @@ from baichuan2.checkpoints.shards import WeightFiles, check_layout, check_values
 from baichuan2.errors import BaichuanError, CheckpointError, TokenizerError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
-from baichuan2.model.pretrained_arguments import check_quantization
+from baichuan2.model.quantized_folders import check_quantization
+from baichuan2.model.quantizer import place_layers
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
+from baichuan2.quantization.linear import Int8Embedding
+from baichuan2.quantization.scheme import QuantizationSpec
 from baichuan2.settings import LoadSettings
 
 __all__ = ["LoadedModel", "load_model"]
@@ -70,12 +73,12 @@ def load_model(name_or_path: str | Path | None = None, settings: LoadSettings | 
     if settings.check_memory:
         shown, device, dtype = _display_name(name, folder), settings.device, settings.dtype
         check_fits(config, shown, file_bytes=files.num_bytes, device=device, dtype=dtype)
-    is_quantized = getattr(config, "quantization_config", None) is not None
-    if not is_quantized:
+    kind = check_quantization(folder / "config.json", getattr(config, "quantization_config", None))
+    if kind in ("none", "own"):  # the readers of other layouts check what they read
         expected, ignored = _expected_layout(folder / "config.json", config)
         check_layout(files, expected, ignored)
     model = _read_weights(files, config, settings)
-    if not is_quantized:
+    if kind != "bitsandbytes":
         check_values(model, files)
         _convert(model, settings)
     model.generation_config = generation_config
@@ -167,6 +170,9 @@ def _expected_layout(path: Path, config: BaichuanConfig) -> tuple[dict[str, torc
     try:
         with torch.device("meta"):
             model = BaichuanForCausalLM(config)
+            quantization = getattr(config, "quantization_config", None)
+            if quantization is not None:
+                place_layers(model, QuantizationSpec.from_dict(path, quantization))
     except BaichuanError:
         raise
     except Exception as error:  # a value that passed as a field, but that no layer can be built with
@@ -198,6 +204,9 @@ def _convert(model: BaichuanForCausalLM, settings: LoadSettings) -> None:
             old = parameter.data
             parameter.data = old.to(dtype)
             _release_pages(old)
+    for module in model.modules():
+        if isinstance(module, Int8Embedding):
+            module.dtype = dtype
     model.config.dtype = dtype
 
 

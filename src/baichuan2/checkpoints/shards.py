@@ -4,6 +4,7 @@ Headers only: names, shapes and completeness cost milliseconds, whatever the siz
 numbers is looked at after loading (`check_values`), where the memory that it walks through is the model's own.
 """
 
+import itertools
 import json
 import pickle
 import re
@@ -178,13 +179,13 @@ def check_layout(files: WeightFiles, expected: Mapping[str, torch.Size], ignored
 
 
 def check_values(model: nn.Module, files: WeightFiles) -> None:
-    """Checks that no weight is NaN or infinite; one pass over the model's memory, on the device where it lies.
+    """Checks that no weight or scale is NaN or infinite; one pass over the model's memory, where it lies.
 
     Raises:
         CheckpointError: names the first such tensor and its file.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not parameter.is_meta and not _is_finite(parameter.detach()):
+    for name, values in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if values.is_floating_point() and not values.is_meta and not _is_finite(values.detach()):
             raise CheckpointError(
                 f"{files.file_of(name)}: {name} holds NaN or infinite numbers: the file is damaged, or its training "
                 f"went wrong; {DOWNLOAD_AGAIN}"

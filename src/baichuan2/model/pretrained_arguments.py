@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from baichuan2.errors import CheckpointError, SettingsError
-from baichuan2.optional import require
+from baichuan2.model.quantized_folders import load_folder
 from baichuan2.quantization.bnb_library import bitsandbytes_library
 
-__all__ = ["check_quantization", "load_whole", "translate_arguments"]
+__all__ = ["load_whole", "translate_arguments"]
 
 QUANTIZATION_FLAGS = ("load_in_8bit", "load_in_4bit")
 # the official 4-bit folders are NF4 with compressed statistics (reference: §9)
@@ -72,32 +72,6 @@ def _translate_quantization(kwargs: dict[str, Any]) -> dict[str, Any]:
     return kwargs
 
 
-def check_quantization(source: object, quantization: Any) -> None:
-    """Checks that weights with this `quantization_config` (None: not quantised) can be read; `source` names them.
-
-    Raises:
-        CheckpointError: they are those of an official 4-bit folder, whose config names no method, or another method
-            than bitsandbytes wrote them.
-        MissingExtraError: bitsandbytes wrote them and is not installed.
-    """
-    if quantization is None:
-        return
-    if not isinstance(quantization, dict) and not hasattr(quantization, "quant_method"):
-        raise CheckpointError(f"{source}: quantization_config must be an object, got {quantization!r}")
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
-    if method is None:
-        raise CheckpointError(
-            f"{source} is that of an official 4-bit folder, which this version does not read yet: use the folder "
-            "without -4bits, which bitsandbytes shrinks with  from_pretrained(..., load_in_4bit=True)"
-        )
-    if method != "bitsandbytes":
-        raise CheckpointError(
-            f"{source}: weights with the quant_method {method!r} are not read: use a folder that is not quantised, or "
-            "one that bitsandbytes wrote"
-        )
-    require("bitsandbytes", extra="bnb")
-
-
 def load_whole(from_pretrained: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What `from_pretrained(*args, **kwargs)` returns, with every weight read from the checkpoint.
 
@@ -105,14 +79,12 @@ def load_whole(from_pretrained: Callable[..., Any], args: tuple[Any, ...], kwarg
     error. `kwargs` are translated first.
 
     Raises:
-        CheckpointError: a tensor is missing, or the folder is an official 4-bit one.
-        SettingsError, MissingExtraError: as `translate_arguments`.
+        CheckpointError: a tensor is missing, or as `load_folder`.
+        SettingsError, MissingExtraError: as `translate_arguments` and `load_folder`.
     """
     kwargs = translate_arguments(kwargs)
-    config = kwargs.get("config")
-    check_quantization("config.json", getattr(config, "quantization_config", None))
     wants_information = kwargs.pop("output_loading_info", False)
-    model, information = from_pretrained(*args, output_loading_info=True, **kwargs)
+    model, information = load_folder(from_pretrained, args, {**kwargs, "output_loading_info": True})
     missing = sorted(information["missing_keys"])
     if missing:
         raise CheckpointError(

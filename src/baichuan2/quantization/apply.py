@@ -1,0 +1,85 @@
+"""Puts quantised layers in the place of a module's linear layers."""
+
+from collections.abc import Callable, Collection
+
+import torch
+from torch import Tensor, nn
+
+from baichuan2.errors import QuantizationError
+from baichuan2.quantization.blockwise import quantize_int4, quantize_int8
+from baichuan2.quantization.linear import Int4Linear, Int8Embedding, Int8Linear, NF4Linear, QuantizedLinear
+from baichuan2.quantization.nf4 import quantize_nf4
+from baichuan2.quantization.scheme import QuantizationSpec
+
+__all__ = ["TABLE_GROUP_SIZE", "empty_embedding", "empty_linear", "quantized_linear", "replace_modules"]
+
+TABLE_GROUP_SIZE = 128
+"""Inputs that share a scale in a quantised embedding or head."""
+
+
+def empty_linear(spec: QuantizationSpec, in_features: int, out_features: int) -> QuantizedLinear:
+    """A layer as `spec` stores the decoder's linear layers, with memory but no values yet."""
+    if spec.format == "int8":
+        return Int8Linear(in_features, out_features, spec.group_size)
+    if spec.format == "int4":
+        return Int4Linear(in_features, out_features, spec.group_size, spec.codebook)
+    dtype = getattr(torch, spec.weight_dtype)
+    return NF4Linear(
+        in_features,
+        out_features,
+        is_compressed=spec.compressed_statistics,
+        weight_dtype=dtype,
+        as_released=spec.as_released,
+    )
+
+
+def quantized_linear(spec: QuantizationSpec, weight: Tensor) -> QuantizedLinear:
+    """The layer that stores `weight` (N, K) as `spec` says, rounded to nearest with searched scales.
+
+    Raises:
+        QuantizationError: the weight holds NaN or infinite numbers.
+    """
+    if spec.format == "int8":
+        return Int8Linear.from_tensor(quantize_int8(weight, group_size=spec.group_size))
+    if spec.format == "int4":
+        codebook = None if spec.codebook is None else torch.tensor(spec.codebook, dtype=torch.int8)
+        return Int4Linear.from_tensor(quantize_int4(weight, group_size=spec.group_size, codebook=codebook))
+    rounded = weight.to(getattr(torch, spec.weight_dtype))
+    return NF4Linear.from_tensor(quantize_nf4(rounded, double=spec.compressed_statistics))
+
+
+def empty_embedding(embedding: nn.Embedding) -> Int8Embedding:
+    """An 8-bit table of the size of `embedding`, with memory but no values yet."""
+    return Int8Embedding(
+        embedding.num_embeddings,
+        embedding.embedding_dim,
+        TABLE_GROUP_SIZE,
+        dtype=embedding.weight.dtype,
+        padding_idx=embedding.padding_idx,
+    )
+
+
+def replace_modules(
+    module: nn.Module, names: Collection[str], make: Callable[[str, nn.Linear], nn.Module]
+) -> list[nn.Module]:
+    """Puts make(name, layer) in the place of each linear layer of `module` called `name`; the new ones, in order.
+
+    One at a time, so that an old weight can be freed before the next new one is made.
+
+    Raises:
+        QuantizationError: there is no linear layer of that name.
+    """
+    made: list[nn.Module] = []
+    for name in names:
+        try:
+            layer = module.get_submodule(name)
+        except AttributeError as error:
+            raise QuantizationError(f"the model has no layer called {name}") from error
+        if not isinstance(layer, nn.Linear):
+            raise QuantizationError(f"{name} is no plain linear layer: it is quantised already, or of another kind")
+        if getattr(layer, "bias", None) is not None:
+            raise QuantizationError(f"{name} has a bias, which quantised layers do not store")
+        new = make(name, layer)
+        module.set_submodule(name, new)
+        made.append(new)
+    return made

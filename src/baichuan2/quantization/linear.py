@@ -1,0 +1,279 @@
+"""Drop-in layers whose weight is stored in few bits: one class for each scheme.
+
+A layer holds what stands in the file, as buffers, and computes its weight where it is needed, a block of rows at a
+time, so the whole weight never exists in memory. It moves between devices with its model, and a cast of the model
+leaves it as it is. This is the plain version: exact, on every device, and the oracle of any faster product.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baichuan2.quantization.blockwise import Int4Tensor, Int8Tensor, dequantize_int4, dequantize_int8
+from baichuan2.quantization.nf4 import NESTED_BLOCK_SIZE, NF4Tensor, dequantize_nf4
+from baichuan2.quantization.ragged_rows import dequantize_as_released, has_ragged_rows
+
+__all__ = ["Int4Linear", "Int8Embedding", "Int8Linear", "NF4Linear", "QuantizedLinear"]
+
+WEIGHTS_AT_A_TIME = 1 << 22
+UNIFORM = tuple(range(-128, 128, 16))
+NF4_BLOCK_SIZE = 64
+
+
+class StoredBuffers(nn.Module):
+    """A module whose buffers are stored numbers: they move with the model, but no cast of the model touches them."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `to`, `half`, `cuda` and their kin call; a cast is undone from the values of before."""
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, values in before.items():
+            after = getattr(self, name)
+            if after.dtype != values.dtype:
+                setattr(self, name, values.to(after.device))
+        return self
+
+
+class QuantizedLinear(StoredBuffers):
+    """A linear layer without bias, y = x W^T, whose weight W (N, K) is computed from what is stored."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+
+    def dequantize(self, dtype: torch.dtype = torch.float32, rows: slice = slice(None)) -> Tensor:
+        """The weight (N, K), or the rows asked for, in `dtype`."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`inputs` (..., K) times the weight: (..., N), in the dtype of `inputs`; the gradient reaches the inputs."""
+        if torch.is_grad_enabled() and inputs.requires_grad:
+            product: Tensor = _Product.apply(inputs, self)  # type: ignore[no-untyped-call]
+            return product
+        return self.multiply(inputs)
+
+    def multiply(self, inputs: Tensor) -> Tensor:
+        """The product without a gradient, (..., N)."""
+        parts = [F.linear(inputs, self.dequantize(inputs.dtype, rows)) for rows in self._row_blocks()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def multiply_transposed(self, outputs: Tensor) -> Tensor:
+        """`outputs` (..., N) times the weight itself: (..., K), the gradient of the inputs."""
+        total = outputs.new_zeros(*outputs.shape[:-1], self.in_features)
+        for rows in self._row_blocks():
+            total += outputs[..., rows] @ self.dequantize(outputs.dtype, rows)
+        return total
+
+    def _row_blocks(self) -> list[slice]:
+        size = max(WEIGHTS_AT_A_TIME // max(self.in_features, 1), 1)
+        return [slice(start, start + size) for start in range(0, self.out_features, size)]
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows in the brackets."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+class _Product(torch.autograd.Function):
+    """The product with a gradient for the inputs; the weight is computed again instead of being kept."""
+
+    @staticmethod
+    def forward(context: Any, inputs: Tensor, layer: QuantizedLinear) -> Tensor:
+        context.layer = layer
+        return layer.multiply(inputs)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return context.layer.multiply_transposed(gradients[0]), None
+
+
+class Int8Linear(QuantizedLinear):
+    """Weights in 8 bits with a scale for each group of inputs; see `Int8Tensor`."""
+
+    weight_codes: Tensor
+    weight_scales: Tensor
+
+    def __init__(self, in_features: int, out_features: int, group_size: int) -> None:
+        super().__init__(in_features, out_features)
+        self.group_size = group_size
+        self.register_buffer("weight_codes", torch.empty(out_features, in_features, dtype=torch.int8))
+        num_groups = 1 if group_size == 0 else -(-in_features // group_size)
+        self.register_buffer("weight_scales", torch.empty(out_features, num_groups, dtype=torch.float16))
+
+    @classmethod
+    def from_tensor(cls, weight: Int8Tensor) -> Self:
+        """The layer that multiplies with `weight`."""
+        out_features, in_features = weight.codes.shape
+        with torch.device("meta"):
+            layer = cls(in_features, out_features, weight.group_size)
+        layer.weight_codes, layer.weight_scales = weight.codes, weight.scales
+        return layer
+
+    def dequantize(self, dtype: torch.dtype = torch.float32, rows: slice = slice(None)) -> Tensor:
+        """The weight (N, K), or the rows asked for, in `dtype`."""
+        return dequantize_int8(Int8Tensor(self.weight_codes[rows], self.weight_scales[rows], self.group_size), dtype)
+
+
+class Int4Linear(QuantizedLinear):
+    """Weights in 4 bits with a scale for each group of inputs; see `Int4Tensor`."""
+
+    weight_codes: Tensor
+    weight_scales: Tensor
+
+    def __init__(
+        self, in_features: int, out_features: int, group_size: int, codebook: tuple[int, ...] | None = None
+    ) -> None:
+        super().__init__(in_features, out_features)
+        self.group_size = group_size
+        self.codebook = UNIFORM if codebook is None else codebook
+        num_bytes = -(-in_features // 64) * 32
+        self.register_buffer("weight_codes", torch.empty(out_features, num_bytes, dtype=torch.uint8))
+        num_groups = -(-in_features // group_size)
+        self.register_buffer("weight_scales", torch.empty(out_features, num_groups, dtype=torch.float16))
+
+    @classmethod
+    def from_tensor(cls, weight: Int4Tensor) -> Self:
+        """The layer that multiplies with `weight`."""
+        with torch.device("meta"):
+            layer = cls(
+                weight.in_features, weight.codes.shape[0], weight.group_size, tuple(map(int, weight.codebook.tolist()))
+            )
+        layer.weight_codes, layer.weight_scales = weight.codes, weight.scales
+        return layer
+
+    def dequantize(self, dtype: torch.dtype = torch.float32, rows: slice = slice(None)) -> Tensor:
+        """The weight (N, K), or the rows asked for, in `dtype`."""
+        codes, scales = self.weight_codes[rows], self.weight_scales[rows]
+        codebook = _codebook(self.codebook, codes.device)
+        return dequantize_int4(Int4Tensor(codes, scales, codebook, self.group_size, self.in_features), dtype)
+
+
+class NF4Linear(QuantizedLinear):
+    """Weights in 4-bit NormalFloat (Dettmers et al. 2023, arXiv 2305.14314, §3); see `NF4Tensor`.
+
+    `is_compressed`: whether the maxima of the blocks are in 8 bits too. `weight_dtype`: weights are rounded to it
+    before they meet the inputs, as the official 4-bit models do. `as_released`: rows that are no whole number of blocks
+    are computed as the released stack does, see `ragged_rows`.
+    """
+
+    weight_codes: Tensor
+    weight_code: Tensor
+    weight_absmax: Tensor
+    weight_offset: Tensor
+    weight_nested_absmax: Tensor
+    weight_nested_code: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        is_compressed: bool = True,
+        weight_dtype: torch.dtype,
+        as_released: bool = False,
+    ) -> None:
+        super().__init__(in_features, out_features)
+        self.is_compressed = is_compressed
+        self.as_released = as_released and has_ragged_rows(in_features)
+        self.weight_dtype = weight_dtype
+        num_weights = in_features * out_features
+        num_blocks = -(-num_weights // NF4_BLOCK_SIZE)
+        self.register_buffer("weight_codes", torch.empty(-(-num_weights // 2), dtype=torch.uint8))
+        self.register_buffer("weight_code", torch.empty(16, dtype=torch.float32))
+        self.register_buffer(
+            "weight_absmax", torch.empty(num_blocks, dtype=torch.uint8 if is_compressed else torch.float32)
+        )
+        if is_compressed:
+            self.register_buffer("weight_offset", torch.empty((), dtype=torch.float32))
+            num_nested = -(-num_blocks // NESTED_BLOCK_SIZE)
+            self.register_buffer("weight_nested_absmax", torch.empty(num_nested, dtype=torch.float32))
+            self.register_buffer("weight_nested_code", torch.empty(256, dtype=torch.float32))
+
+    @classmethod
+    def from_tensor(cls, weight: NF4Tensor) -> Self:
+        """The layer that multiplies with `weight`."""
+        out_features, in_features = weight.shape
+        is_compressed = weight.is_double
+        with torch.device("meta"):
+            layer = cls(in_features, out_features, is_compressed=is_compressed, weight_dtype=weight.dtype)
+        for name, values in nf4_buffers(weight).items():
+            setattr(layer, name, values)
+        return layer
+
+    def stored(self) -> NF4Tensor:
+        """What is stored, as one value."""
+        is_compressed = self.is_compressed
+        return NF4Tensor(
+            codes=self.weight_codes,
+            shape=(self.out_features, self.in_features),
+            dtype=self.weight_dtype,
+            absmax=self.weight_absmax,
+            code=self.weight_code,
+            offset=self.weight_offset if is_compressed else None,
+            nested_absmax=self.weight_nested_absmax if is_compressed else None,
+            nested_code=self.weight_nested_code if is_compressed else None,
+        )
+
+    def dequantize(self, dtype: torch.dtype = torch.float32, rows: slice = slice(None)) -> Tensor:
+        """The weight (N, K), or the rows asked for, rounded to `weight_dtype`, in `dtype`."""
+        if self.as_released:
+            return dequantize_as_released(self.stored(), self.weight_dtype)[rows].to(dtype)
+        start, stop, _ = rows.indices(self.out_features)
+        return dequantize_nf4(self.stored(), self.weight_dtype, (start, stop)).to(dtype)
+
+
+class Int8Embedding(StoredBuffers):
+    """An embedding table (V, C) in 8 bits; rows are computed as they are looked up, in `dtype`."""
+
+    weight_codes: Tensor
+    weight_scales: Tensor
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, group_size: int, *, dtype: torch.dtype, padding_idx: int | None
+    ) -> None:
+        super().__init__()
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.group_size = group_size
+        self.dtype = dtype
+        self.padding_idx = padding_idx
+        num_groups = 1 if group_size == 0 else -(-embedding_dim // group_size)
+        self.register_buffer("weight_codes", torch.empty(num_embeddings, embedding_dim, dtype=torch.int8))
+        self.register_buffer("weight_scales", torch.empty(num_embeddings, num_groups, dtype=torch.float16))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As for every stored weight; but the rows that are looked up follow a cast of the model."""
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=self.weight_codes.device)).dtype
+        return super()._apply(fn, recurse)
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The table (V, C) in `dtype`."""
+        return dequantize_int8(Int8Tensor(self.weight_codes, self.weight_scales, self.group_size), dtype)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """The rows of `input_ids` (...,): (..., C), in the dtype of the model."""
+        ids = input_ids.reshape(-1)
+        rows = Int8Tensor(self.weight_codes[ids], self.weight_scales[ids], self.group_size)
+        return dequantize_int8(rows, self.dtype).reshape(*input_ids.shape, self.embedding_dim)
+
+
+def nf4_buffers(weight: NF4Tensor) -> dict[str, Tensor]:
+    """The buffers of an `NF4Linear` that holds `weight`, by name."""
+    buffers = {
+        "weight_codes": weight.codes.reshape(-1),
+        "weight_code": weight.code.clone(),  # each layer its own: the framework refuses to save shared tensors
+        "weight_absmax": weight.absmax,
+        "weight_offset": None if weight.offset is None else weight.offset.reshape(()),
+        "weight_nested_absmax": weight.nested_absmax,
+        "weight_nested_code": None if weight.nested_code is None else weight.nested_code.clone(),
+    }
+    return {name: values for name, values in buffers.items() if values is not None}
+
+
+@lru_cache(maxsize=16)
+def _codebook(values: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.int8, device=device)
