@@ -1,8 +1,8 @@
 """How far one model is from another on the same tokens: divergence, perplexity, agreement.
 
 The measure of a quantised model: not whether it is good, but how much of the reference is lost. Every place of a
-sequence that has a next token counts once. Logits are made and thrown away in blocks of rows, as those of a whole batch
-at the vocabulary of 125,696 would take gigabytes.
+sequence that has a next token counts once, from the given start on. Logits are made and thrown away in blocks of rows,
+as those of a whole batch at the vocabulary of 125,696 would take gigabytes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -72,9 +72,8 @@ class QualityMeter:
             QuantizationError: the shapes differ, or a row of logits holds no distribution (NaN, or all minus infinity).
         """
         if reference.shape != other.shape:
-            raise QuantizationError(
-                f"two models are compared over one vocabulary, got logits {tuple(reference.shape)} and {tuple(other.shape)}"
-            )
+            shapes = f"{tuple(reference.shape)} and {tuple(other.shape)}"
+            raise QuantizationError(f"two models are compared over one vocabulary, got logits {shapes}")
         rows = max(1, BLOCK_ELEMENTS // reference.shape[1])
         for start in range(0, len(targets), rows):
             block = slice(start, start + rows)
@@ -127,24 +126,27 @@ def compare_models(
     other: Any,
     sequences: Sequence[Tensor],
     *,
+    starts: Sequence[int] | None = None,
     batch_size: int = 8,
     progress: Progress | None = None,
 ) -> Quality:
     """`other` measured beside `reference` on `sequences` of token ids, each (T,) int64.
 
     Models are anything with the framework's forward; one with a decoder `model` and a head `lm_head`, as ours, is
-    projected in blocks of rows. They may lie on different devices and in different number formats.
+    projected in blocks of rows. They may lie on different devices and in different number formats. `starts`: for each
+    sequence the number of tokens that are only read, such as a prompt; the places that foretell later ones are counted.
 
     Raises:
         DataError: no sequence has two tokens.
         QuantizationError: the vocabularies differ, or a model gives no numbers.
     """
     meter = QualityMeter()
-    total = sum(max(0, len(sequence) - 1) for sequence in sequences)
-    for chosen in _batches(sequences, batch_size):
-        batch = [sequences[index] for index in chosen]
-        targets = torch.cat([sequence[1:] for sequence in batch])
-        expected, measured = _Places(reference, batch), _Places(other, batch)
+    first = _first_places(sequences, starts)
+    total = sum(max(0, len(sequence) - 1 - place) for sequence, place in zip(sequences, first, strict=True))
+    for chosen in _batches(sequences, first, batch_size):
+        batch, places = [sequences[index] for index in chosen], [first[index] for index in chosen]
+        targets = torch.cat([sequence[place + 1 :] for sequence, place in zip(batch, places, strict=True)])
+        expected, measured = _Places(reference, batch, places), _Places(other, batch, places)
         for block in expected.blocks():
             meter.add(expected.logits(block), measured.logits(block), targets[block])
             if progress is not None:
@@ -158,6 +160,7 @@ def compare_logits(
     logits: Callable[[int], Any],
     sequences: Sequence[Tensor],
     *,
+    starts: Sequence[int] | None = None,
     batch_size: int = 8,
     progress: Progress | None = None,
 ) -> Quality:
@@ -170,17 +173,19 @@ def compare_logits(
         QuantizationError: the vocabularies differ, or one side gives no numbers.
     """
     meter = QualityMeter()
-    total = sum(max(0, len(sequence) - 1) for sequence in sequences)
-    for chosen in _batches(sequences, batch_size):
-        expected = _Places(reference, [sequences[index] for index in chosen])
+    first = _first_places(sequences, starts)
+    total = sum(max(0, len(sequence) - 1 - place) for sequence, place in zip(sequences, first, strict=True))
+    for chosen in _batches(sequences, first, batch_size):
+        expected = _Places(reference, [sequences[index] for index in chosen], [first[index] for index in chosen])
         start = 0
         for index in chosen:
             sequence, given = sequences[index], logits(index)
-            count = len(sequence) - 1
-            if len(given) not in (count, count + 1):
+            if len(given) not in (len(sequence), len(sequence) - 1):
                 raise DataError(f"sequence {index} has {len(sequence)} tokens, but logits of {len(given)} places")
+            count = len(sequence) - 1 - first[index]
             for block in expected.blocks(start, start + count):
-                rows = slice(block.start - start, block.stop - start)
+                offset = first[index] - start
+                rows = slice(block.start + offset, block.stop + offset)
                 meter.add(expected.logits(block), torch.as_tensor(given[rows]), sequence[1:][rows])
             start += count
             if progress is not None:
@@ -212,23 +217,36 @@ def token_windows(tokenizer: TextEncoder, path: Path, *, length: int, limit: int
     return windows
 
 
-def _batches(sequences: Sequence[Tensor], size: int) -> Iterator[list[int]]:
-    """Indices of sequences with at least two tokens, those of similar length together."""
-    usable = [index for index, sequence in enumerate(sequences) if len(sequence) > 1]
+def _first_places(sequences: Sequence[Tensor], starts: Sequence[int] | None) -> list[int]:
+    """The first counted place of each sequence; len - 1, which is after the last one, where there is none."""
+    lengths = [max(1, len(sequence)) for sequence in sequences]
+    if starts is None:
+        return [0 if length > 1 else length - 1 for length in lengths]
+    if len(starts) != len(sequences) or any(start < 0 for start in starts):
+        raise DataError(f"starts must be a count for each of the {len(sequences)} sequences, got {len(starts)}")
+    # the last token that is only read is the place that foretells the first counted one
+    return [min(max(0, start - 1), length - 1) for start, length in zip(starts, lengths, strict=True)]
+
+
+def _batches(sequences: Sequence[Tensor], first: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Indices of sequences with a counted place, those of similar length together."""
+    usable = [index for index, sequence in enumerate(sequences) if len(sequence) - 1 > first[index]]
     usable.sort(key=lambda index: len(sequences[index]))
     for start in range(0, len(usable), size):
         yield usable[start : start + size]
 
 
 class _Places:
-    """The places of a batch that have a next token, in order, and their logits on demand."""
+    """The counted places of a batch, in order, and their logits on demand."""
 
-    def __init__(self, model: Any, batch: Sequence[Tensor]) -> None:
+    def __init__(self, model: Any, batch: Sequence[Tensor], first: Sequence[int]) -> None:
         device = next(iter(model.parameters())).device
         # Padding stands on the right, where no earlier place sees it: no mask is needed.
         ids = torch.nn.utils.rnn.pad_sequence(list(batch), batch_first=True).to(device)  # (B, T)
         lengths = torch.tensor([len(sequence) for sequence in batch], device=device)
-        is_place = torch.arange(ids.shape[1], device=device) < lengths[:, None] - 1
+        position = torch.arange(ids.shape[1], device=device)
+        begins = torch.tensor(list(first), device=device)
+        is_place = (position >= begins[:, None]) & (position < lengths[:, None] - 1)
         decoder, head = getattr(model, "model", None), getattr(model, "lm_head", None)
         self._project: Callable[[Tensor], Tensor] | None = head if decoder is not None else None
         if self._project is not None and decoder is not None:
