@@ -145,8 +145,8 @@ def scratch_bytes(
 ) -> int:
     """Bytes beside weights and cache while a prompt of `num_tokens` tokens is read in one pass, and one token chosen.
 
-    `bits`: width of the activations. `is_quantized`: one matrix at a time is widened to that for its product. Only the
-    last place of each prompt gets logits.
+    `bits`: width of the activations. `is_quantized`: one matrix at a time is widened to that for its product, as
+    bitsandbytes does; our own layers widen less, in blocks of rows. Only the last place of each prompt gets logits.
     """
     width = bits // 8
     hidden, inner = config.hidden_size, config.intermediate_size
