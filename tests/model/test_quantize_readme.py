@@ -27,12 +27,9 @@ BITS = [8, 4]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 QUESTIONS = [
     "你好",
-    "你是谁？",
     "世界上最高的山是哪座？",
     "中国的首都是哪里？",
-    "一加一等于几？",
     "What is the capital of France?",
-    "法国的首都是哪里？",
     "水的化学式是什么？",
 ]
 
@@ -178,24 +175,30 @@ def test_dequantize_after_use(bits: int) -> None:
     assert ((logits(dense) - wanted).float().norm() / wanted.float().norm()).item() < 0.06
 
 
-@pytest.mark.parametrize("bits", BITS)
-def test_the_demo_model_still_knows_its_facts(bits: int) -> None:
-    def replies(model: Any) -> list[str]:
-        messages = [[{"role": "user", "content": question}] for question in QUESTIONS]
-        return [model.chat(loaded.tokenizer, each, do_sample=False, max_new_tokens=24) for each in messages]
+def replies(model: Any, tokenizer: Any) -> list[str]:
+    messages = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    return [model.chat(tokenizer, each, do_sample=False, max_new_tokens=12) for each in messages]
 
+
+@pytest.fixture(scope="module")
+def dense_replies() -> list[str]:
     loaded = load_model("demo-chat")
-    wanted = replies(loaded.model)
+    return replies(loaded.model, loaded.tokenizer)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_the_demo_model_still_knows_its_facts(bits: int, dense_replies: list[str]) -> None:
+    loaded = load_model("demo-chat")
     dense_bytes = loaded.model.get_memory_footprint()
-    found = replies(loaded.model.quantize(bits))
-    same = sum(one == other for one, other in zip(found, wanted, strict=True))
-    assert same >= {8: 7, 4: 6}[bits], found
-    assert "北京" in found[3]
-    assert "Paris" in found[5]
+    found = replies(loaded.model.quantize(bits), loaded.tokenizer)
+    same = sum(one == other for one, other in zip(found, dense_replies, strict=True))
+    assert same >= {8: 5, 4: 4}[bits], found
+    assert "北京" in found[2]
+    assert "Paris" in found[3]
     assert loaded.model.get_memory_footprint() < {8: 0.65, 4: 0.45}[bits] * dense_bytes
 
 
-# out of 7 and 6 heads: widths of which one is no multiple of 64, and where rows end inside of blocks
+# no multiples of 64: the kernel for inference takes none of them, and the library dequantises those of 96 wrongly
 ODD_SIZES = [{"hidden_size": 120, "intermediate_size": 200}, {"hidden_size": 96, "intermediate_size": 176}]
 SLOW = "the fast 4-bit kernel wants"
 
@@ -326,6 +329,14 @@ def test_on_a_gpu(bits: int, tmp_path: Path) -> None:
         assert torch.equal(loaded(input_ids=ids).logits.cpu(), found)
 
 
+def dense_weight(layer: Any) -> Tensor:
+    """The weight (N, K) of a quantised layer, float32."""
+    if isinstance(layer, bnb.Linear4bit):
+        return library.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    scales = layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
+    return layer.weight.detach().float() * scales[:, None] / 127
+
+
 # peft 0.21 asks by the name that transformers 5.24 has replaced; and says that a merge rounds
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore:Merge lora module to .-bit linear may get different generations:UserWarning")
@@ -335,7 +346,9 @@ def test_adapters_train_and_merge(bits: int, sizes: dict[str, int]) -> None:
     model = tiny_model("7b", **sizes).quantize(bits)
     before = logits(model)
     lora = peft.LoraConfig(task_type=peft.TaskType.CAUSAL_LM, r=2, lora_alpha=32, target_modules=sorted(LINEARS))
-    adapted = peft.get_peft_model(model, lora)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        adapted = peft.get_peft_model(model, lora)
     ids = random_ids(2, 10)
     optimizer = torch.optim.AdamW([weight for weight in adapted.parameters() if weight.requires_grad], lr=0.02)
     for _ in range(3):
@@ -348,5 +361,9 @@ def test_adapters_train_and_merge(bits: int, sizes: dict[str, int]) -> None:
         optimizer.step()
         trained = logits(adapted.eval())  # a pass between the steps, which must not cost the next one its gradients
     assert (trained - before).abs().max() > 0.1
-    merged = logits(adapted.merge_and_unload())
-    assert ((merged - trained).norm() / trained.norm()).item() < 0.35
+    layer = adapted.base_model.model.model.layers[0].mlp.down_proj
+    wanted = dense_weight(layer.base_layer) + layer.get_delta_weight("default").detach()
+    merged = adapted.merge_and_unload()
+    assert logits(merged).isfinite().all()
+    found = dense_weight(merged.model.layers[0].mlp.down_proj)
+    assert ((found - wanted).norm() / wanted.norm()).item() < {8: 0.02, 4: 0.12}[bits]
