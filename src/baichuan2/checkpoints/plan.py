@@ -410,7 +410,7 @@ def _advice(config: BaichuanConfig, room: int) -> str:
             fitting.append(f"{precision} ({_gigabytes(size)})")
     if not fitting:
         return ": no precision would fit"
-    how = "  baichuan2 quantize  writes it" if fitting[0].startswith(tuple(SCHEMES)) else "see --dtype"
+    how = "run  baichuan2 quantize" if fitting[0].startswith(tuple(SCHEMES)) else "see --dtype"
     return f": {' or '.join(fitting)} would fit, {how}"
 
 
