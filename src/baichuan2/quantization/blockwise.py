@@ -85,9 +85,9 @@ def pack_int4(codes: Tensor, *, padding: int = 8) -> Tensor:
 def unpack_int4(packed: Tensor, in_features: int) -> Tensor:
     """What `pack_int4` packed: uint8 (N, `in_features`)."""
     rows = packed.shape[0]
-    halves = packed.reshape(rows, -1, PACKED_INPUTS // 2)
+    halves = packed.reshape(rows, packed.shape[1] * 2 // PACKED_INPUTS, PACKED_INPUTS // 2)
     codes = torch.stack([halves & 15, halves >> 4], dim=2)  # (N, blocks, 2, 32)
-    return codes.reshape(rows, -1)[:, :in_features]
+    return codes.reshape(rows, packed.shape[1] * 2)[:, :in_features]
 
 
 def quantize_int4(
@@ -163,8 +163,8 @@ def int8_grid(device: torch.device) -> Grid:
 def scale_factors(bits: int) -> Tensor:
     """The multiples of the absmax scale that a search tries; both signs where the values lie unevenly around 0."""
     if bits == 8:
-        return torch.linspace(0.9, 1.05, 16)
-    steps = torch.linspace(0.6, 1.25, 20)
+        return torch.linspace(0.97, 1.15, 19)
+    steps = torch.linspace(0.7, 1.25, 12)
     return torch.cat([steps, -steps])
 
 

@@ -6,14 +6,28 @@ leaves it as it is. This is the plain version: exact, on every device, and the o
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baichuan2.quantization.blockwise import Int4Tensor, Int8Tensor, dequantize_int4, dequantize_int8
+from baichuan2.quantization.blockwise import (
+    Int4Tensor,
+    Int8Tensor,
+    dequantize_int4,
+    dequantize_int8,
+    unpack_int4,
+)
+from baichuan2.quantization.freed_memory import give_back
+from baichuan2.quantization.kernels.aten import (
+    PackedInt4,
+    fits_aten,
+    multiply_int4,
+    multiply_int8,
+    pack_int4_for_aten,
+    suits_aten,
+)
 from baichuan2.quantization.nf4 import NESTED_BLOCK_SIZE, NF4Tensor, dequantize_nf4
 from baichuan2.quantization.ragged_rows import dequantize_as_released, has_ragged_rows
 
@@ -113,6 +127,13 @@ class Int8Linear(QuantizedLinear):
         layer.weight_codes, layer.weight_scales = weight.codes, weight.scales
         return layer
 
+    def multiply(self, inputs: Tensor) -> Tensor:
+        """The product without a gradient, (..., N)."""
+        is_by_row = self.weight_scales.shape[1] == 1 and fits_aten(self.in_features, self.out_features)
+        if is_by_row and suits_aten(inputs):
+            return multiply_int8(inputs, self.weight_codes, self.weight_scales)
+        return super().multiply(inputs)
+
     def dequantize(self, dtype: torch.dtype = torch.float32, rows: slice = slice(None)) -> Tensor:
         """The weight (N, K), or the rows asked for, in `dtype`."""
         return dequantize_int8(Int8Tensor(self.weight_codes[rows], self.weight_scales[rows], self.group_size), dtype)
@@ -134,6 +155,8 @@ class Int4Linear(QuantizedLinear):
         self.register_buffer("weight_codes", torch.empty(out_features, num_bytes, dtype=torch.uint8))
         num_groups = -(-in_features // group_size)
         self.register_buffer("weight_scales", torch.empty(out_features, num_groups, dtype=torch.float16))
+        self._packed: PackedInt4 | None = None
+        self._packed_from: tuple[object, ...] = ()
 
     @classmethod
     def from_tensor(cls, weight: Int4Tensor) -> Self:
@@ -145,10 +168,32 @@ class Int4Linear(QuantizedLinear):
         layer.weight_codes, layer.weight_scales = weight.codes, weight.scales
         return layer
 
+    def multiply(self, inputs: Tensor) -> Tensor:
+        """The product without a gradient, (..., N)."""
+        is_even = self.codebook == UNIFORM and fits_aten(self.in_features, self.out_features, self.group_size)
+        if is_even and suits_aten(inputs) and not torch.compiler.is_compiling():
+            return multiply_int4(inputs, self._packed_weight())
+        return super().multiply(inputs)
+
+    def _packed_weight(self) -> PackedInt4:
+        """The weight in the order of torch's operator, made once; the stored one is paged out where it can be."""
+        origin = (self.weight_codes.data_ptr(), self.weight_scales.data_ptr(), self.weight_codes._version)
+        if self._packed is None or origin != self._packed_from:
+            codes = unpack_int4(self.weight_codes, self.in_features)
+            self._packed = pack_int4_for_aten(codes, self.weight_scales, self.group_size)
+            self._packed_from = origin
+            give_back(self.weight_codes)
+        return self._packed
+
+    def __getstate__(self) -> dict[str, object]:
+        state = self.__dict__.copy()
+        state.update(_packed=None, _packed_from=())  # a copy or pickle makes its own
+        return state
+
     def dequantize(self, dtype: torch.dtype = torch.float32, rows: slice = slice(None)) -> Tensor:
         """The weight (N, K), or the rows asked for, in `dtype`."""
         codes, scales = self.weight_codes[rows], self.weight_scales[rows]
-        codebook = _codebook(self.codebook, codes.device)
+        codebook = torch.tensor(self.codebook, dtype=torch.int8, device=codes.device)
         return dequantize_int4(Int4Tensor(codes, scales, codebook, self.group_size, self.in_features), dtype)
 
 
@@ -272,8 +317,3 @@ def nf4_buffers(weight: NF4Tensor) -> dict[str, Tensor]:
         "weight_nested_code": None if weight.nested_code is None else weight.nested_code.clone(),
     }
     return {name: values for name, values in buffers.items() if values is not None}
-
-
-@lru_cache(maxsize=16)
-def _codebook(values: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.int8, device=device)

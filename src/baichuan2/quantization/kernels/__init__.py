@@ -1,0 +1,1 @@
+"""Products with quantised weights that are faster than computing the weight first."""
