@@ -166,9 +166,9 @@ def _solve(problem: _Problem, grid: Grid, group_size: int, factors: Tensor, swee
     for rows in torch.split(problem.target, ROWS):
         target = rows.T.contiguous()  # (K, rows): what is done for one input then works on neighbours in memory
         rounded = _gptq(target, problem.inverse_root, grid, width, factors)
-        if sweeps:
-            _descend(target, problem.matrix, rounded, grid, sweeps)
-        _fall_back(target, problem.matrix, rounded, grid, factors)
+        gradient = problem.matrix @ (target - rounded.weights())
+        _descend(target, problem.matrix, gradient, rounded, grid, sweeps)
+        _fall_back(target, problem.matrix, gradient, rounded, grid, factors)
         codes.append(grid.nearest(rounded.values).T)
         scales.append(rounded.scales.T.half())
     return torch.cat(codes), torch.cat(scales)
@@ -196,52 +196,60 @@ def _gptq(target: Tensor, inverse_root: Tensor, grid: Grid, width: int, factors:
     return rounded
 
 
-def _descend(target: Tensor, matrix: Tensor, rounded: _Rounded, grid: Grid, sweeps: int) -> None:
+def _descend(target: Tensor, matrix: Tensor, gradient: Tensor, rounded: _Rounded, grid: Grid, sweeps: int) -> None:
     """Coordinate descent from `rounded`: the best scale of a group for its codes, then the best code of each input.
 
-    With E = target - Q and G = H E, moving a row's weight by d changes its error by -2 d G + d² H_kk.
+    With E = target - Q and `gradient` = H E (K, rows), moving a row's weight by d changes its error by
+    -2 d gradient + d² H_kk. The gradient is kept up to date: within a block at once, elsewhere block by block.
     """
     in_features, width = len(target), rounded.width
-    gradient = matrix @ (target - rounded.weights())  # (K, rows)
-    block = min(width, BLOCK)
-    for start in list(range(0, in_features, block)) * sweeps:
-        part = slice(start, min(start + block, in_features))
-        values, scale = rounded.values[part], rounded.scales[start // width]
-        local, within = gradient[part].clone(), matrix[part, part]
-        before = values * scale / UNIT
-        if width <= BLOCK:
-            _refit_scale(values, scale, local, within)
-        for k in range(len(values)):
-            old = scale * values[k] / UNIT
-            values[k] = grid.round(scaled(old + local[k] / within[k, k], scale))
-            local.addr_(within[k], scale * values[k] / UNIT - old, alpha=-1)
-        gradient.addmm_(matrix[:, part], values * scale / UNIT - before, alpha=-1)
+    for start in list(range(0, in_features, BLOCK)) * sweeps:
+        end = min(start + BLOCK, in_features)
+        local, within = gradient[start:end].clone(), matrix[start:end, start:end]
+        changes = torch.zeros_like(local)
+        for k in range(start, end):
+            scale = rounded.scales[k // width]
+            if k % width == 0 and width <= BLOCK:
+                members = slice(k, min(k + width, end))
+                moved = _refit_scale(rounded.values[members], scale, local, within, members.start - start)
+                changes[members.start - start : members.stop - start] += moved
+            old = scale * rounded.values[k] / UNIT
+            rounded.values[k] = grid.round(scaled(old + local[k - start] / matrix[k, k], scale))
+            change = scale * rounded.values[k] / UNIT - old
+            changes[k - start] += change
+            local.addr_(within[k - start], change, alpha=-1)
+        gradient.addmm_(matrix[:, start:end], changes, alpha=-1)
 
 
-def _refit_scale(values: Tensor, scale: Tensor, gradient: Tensor, within: Tensor) -> None:
-    """Moves `scale` (rows,) to its best for `values` (width, rows), where float16 lets it lower the error."""
-    slope = (values * gradient).sum(0) / UNIT
-    curvature = (values * (within @ values)).sum(0) / UNIT**2
+def _refit_scale(values: Tensor, scale: Tensor, gradient: Tensor, within: Tensor, start: int) -> Tensor:
+    """Moves `scale` (rows,) to its best for `values` (width, rows), where float16 lets it lower the error.
+
+    The group stands at `start` of a block with `gradient` (block, rows), which is kept up to date, and with the
+    square `within` of H. Returns how far the weights have moved: (width, rows).
+    """
+    members = slice(start, start + len(values))
+    slope = (values * gradient[members]).sum(0) / UNIT
+    curvature = (values * (within[members, members] @ values)).sum(0) / UNIT**2
     moved = half(torch.where(curvature > 0, scale + slope / curvature, scale))
     step = moved - scale
     step = torch.where(step * (step * curvature - 2 * slope) < 0, step, 0.0)
     scale += step
-    gradient.addmm_(within, values * step / UNIT, alpha=-1)
+    change = values * step / UNIT
+    gradient.addmm_(within[:, members], change, alpha=-1)
+    return change
 
 
-def _fall_back(target: Tensor, matrix: Tensor, rounded: _Rounded, grid: Grid, factors: Tensor) -> None:
-    """Rows that plain rounding to nearest serves better are taken from it."""
+def _fall_back(
+    target: Tensor, matrix: Tensor, gradient: Tensor, rounded: _Rounded, grid: Grid, factors: Tensor
+) -> None:
+    """Rows that plain rounding to nearest serves better are taken from it; `gradient` is that of `rounded`."""
     nearest = _Rounded(torch.empty_like(target), torch.empty_like(rounded.scales), rounded.width)
     for group, members in enumerate(torch.split(target, rounded.width)):
         part = slice(group * rounded.width, group * rounded.width + len(members))
         nearest.scales[group] = search_scales(members, grid, matrix.diagonal()[part, None], factors)
         nearest.values[part] = grid.round(scaled(members, nearest.scales[group]))
-    is_worse = _losses(target, matrix, rounded) > _losses(target, matrix, nearest)
+    loss = ((target - rounded.weights()) * gradient).sum(0)
+    errors = target - nearest.weights()
+    is_worse = loss > (errors * (matrix @ errors)).sum(0)
     rounded.values[:, is_worse] = nearest.values[:, is_worse]
     rounded.scales[:, is_worse] = nearest.scales[:, is_worse]
-
-
-def _losses(target: Tensor, matrix: Tensor, rounded: _Rounded) -> Tensor:
-    """The error of the outputs of each row: (rows,)."""
-    errors = target - rounded.weights()
-    return (errors * (matrix @ errors)).sum(0)

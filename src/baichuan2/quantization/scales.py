@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-__all__ = ["UNIT", "Grid", "absmax_scales", "group_errors", "search_scales"]
+__all__ = ["UNIT", "Grid", "absmax_scales", "group_errors", "half", "scaled", "search_scales"]
 
 UNIT = 128.0
 """The value that stands for a whole scale: it keeps float16 scales near the largest weight, far from its subnormals."""
