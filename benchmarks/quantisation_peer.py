@@ -115,7 +115,9 @@ def write_logits(model: Path, ids: Path, target: Path, *, is_exact: bool, thread
     return {"before": runner.before, "loaded": runner.loaded, "after": after, "versions": versions()}
 
 
-def write_replies(model: Path, prompts: Path, target: Path, *, stop: set[int], new: int, threads: int) -> dict[str, Any]:
+def write_replies(
+    model: Path, prompts: Path, target: Path, *, stop: set[int], new: int, threads: int
+) -> dict[str, Any]:
     """Writes the greedy continuations of `prompts`, without the stop id, in the form of `IDS.npz`."""
     runner = Runner(model, is_exact=False, threads=threads)
     replies = []
