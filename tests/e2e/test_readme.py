@@ -74,6 +74,7 @@ EXAMPLES = {
     "conversation.py": ["baichuan-inc/Baichuan2-13B-Chat"],
     "many_at_once.py": ["baichuan-inc/Baichuan2-13B-Chat"],
     "continue_a_text.py": ["baichuan-inc/Baichuan2-7B-Base"],
+    "quantize.py": ["baichuan-inc/Baichuan2-7B-Chat", "8"],
 }
 
 
