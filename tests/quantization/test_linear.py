@@ -36,7 +36,7 @@ def test_the_product_is_that_with_the_dequantised_weight(name: str, shape: tuple
     layer = quantized_linear(SPECS[name], weight(shape))
     dense = layer.dequantize()
     assert dense.shape == shape
-    assert (dense - weight(shape)).norm() < weight(shape).norm() * (0.01 if "int8" in name else 0.11)
+    assert (dense - weight(shape)).norm() < weight(shape).norm() * (0.01 if "int8" in name else 0.14)
     assert torch.equal(layer.dequantize(rows=slice(3, 9)), dense[3:9])
     for leading in ((), (3,), (2, 70)):
         inputs = torch.randn(*leading, shape[1], generator=torch.Generator().manual_seed(1))
@@ -152,3 +152,18 @@ def test_ragged_rows_as_released_or_as_the_format_says() -> None:
     assert not torch.equal(released[1:], right[1:])
     assert torch.equal(stored.dequantize(rows=slice(2, 5)), released[2:5])
     assert isinstance(stored, QuantizedLinear)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 8, 32])
+def test_codes_and_inputs_at_any_place_in_memory(offset: int) -> None:
+    layer = quantized_linear(SPECS["int8 row"], weight((64, 256)))
+    expected = layer(torch.ones(2, 256).bfloat16())
+    memory = torch.zeros(64 * 256 + 64, dtype=torch.int8)
+    moved = memory[offset : offset + 64 * 256].view(64, 256)
+    layer.weight_codes = moved.copy_(layer.weight_codes)
+    inputs = torch.ones(2 * 256 + 64).bfloat16()[offset : offset + 512].view(2, 256)
+    assert torch.equal(layer(inputs), expected)
+    moved.zero_()
+    assert not layer(inputs).any()
+    even = quantized_linear(SPECS["int4 even"], weight((64, 256)))
+    assert torch.equal(even(inputs), even(inputs.clone()))

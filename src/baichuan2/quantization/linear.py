@@ -21,7 +21,9 @@ from baichuan2.quantization.blockwise import (
 )
 from baichuan2.quantization.freed_memory import give_back
 from baichuan2.quantization.kernels.aten import (
+    ALIGNMENT,
     PackedInt4,
+    aligned,
     fits_aten,
     multiply_int4,
     multiply_int8,
@@ -117,6 +119,8 @@ class Int8Linear(QuantizedLinear):
         self.register_buffer("weight_codes", torch.empty(out_features, in_features, dtype=torch.int8))
         num_groups = 1 if group_size == 0 else -(-in_features // group_size)
         self.register_buffer("weight_scales", torch.empty(out_features, num_groups, dtype=torch.float16))
+        self._copy: Tensor | None = None
+        self._copied_from: tuple[object, ...] = ()
 
     @classmethod
     def from_tensor(cls, weight: Int8Tensor) -> Self:
@@ -131,8 +135,21 @@ class Int8Linear(QuantizedLinear):
         """The product without a gradient, (..., N)."""
         is_by_row = self.weight_scales.shape[1] == 1 and fits_aten(self.in_features, self.out_features)
         if is_by_row and suits_aten(inputs):
-            return multiply_int8(inputs, self.weight_codes, self.weight_scales)
+            return multiply_int8(inputs, self._aligned_codes(), self.weight_scales)
         return super().multiply(inputs)
+
+    def _aligned_codes(self) -> Tensor:
+        """The codes where torch's operator can read them; a file may map them to any place, then there is a copy."""
+        if self.weight_codes.data_ptr() % ALIGNMENT == 0:
+            return self.weight_codes
+        origin = (self.weight_codes.data_ptr(), self.weight_codes._version)
+        if self._copy is None or origin != self._copied_from:
+            self._copy, self._copied_from = aligned(self.weight_codes), origin
+            give_back(self.weight_codes)
+        return self._copy
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_copy": None, "_copied_from": ()}  # a copy or pickle makes its own
 
     def dequantize(self, dtype: torch.dtype = torch.float32, rows: slice = slice(None)) -> Tensor:
         """The weight (N, K), or the rows asked for, in `dtype`."""
@@ -186,9 +203,7 @@ class Int4Linear(QuantizedLinear):
         return self._packed
 
     def __getstate__(self) -> dict[str, object]:
-        state = self.__dict__.copy()
-        state.update(_packed=None, _packed_from=())  # a copy or pickle makes its own
-        return state
+        return {**self.__dict__, "_packed": None, "_packed_from": ()}  # a copy or pickle makes its own
 
     def dequantize(self, dtype: torch.dtype = torch.float32, rows: slice = slice(None)) -> Tensor:
         """The weight (N, K), or the rows asked for, in `dtype`."""
