@@ -161,7 +161,7 @@ class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]
             return
         weight: Any = self._parameters["weight"]
         state = weight.quant_state
-        state.original_nested = False  # else the library would compress the rounded scales anew
+        state.original_nested = False  # else the library would compress the rounded scales, for nothing
         weight.data, state = functional._convert_weight_packed_for_cpu_inverse(weight.data, state)
         state.absmax, state.offset, state.state2 = state.scales_before_packing
         state.nested = state.state2 is not None
