@@ -196,3 +196,8 @@ def test_what_cannot_be_used_is_told() -> None:
         gptq_int4(torch.zeros(3, 9), hessian, group_size=32)
     with pytest.raises(QuantizationError, match="holds NaN"):
         gptq_int8(torch.full((3, 8), float("nan")), hessian, group_size=32)
+    with pytest.raises(QuantizationError, match="damping must be a positive number, got 0"):
+        gptq_int8(torch.zeros(3, 8), hessian, group_size=32, damping=0)
+    hessian.add(torch.full((3, 8), 1e30))
+    with pytest.raises(QuantizationError, match="their products overflow"):
+        gptq_int8(torch.zeros(3, 8), hessian, group_size=32)

@@ -164,7 +164,7 @@ def scale_factors(bits: int) -> Tensor:
     """The multiples of the absmax scale that a search tries; both signs where the values lie unevenly around 0."""
     if bits == 8:
         return torch.linspace(0.97, 1.15, 19)
-    steps = torch.linspace(0.7, 1.25, 12)
+    steps = torch.linspace(0.75, 1.2, 9)
     return torch.cat([steps, -steps])
 
 

@@ -117,33 +117,39 @@ def _prepare(weight: Tensor, hessian: Hessian, damping: float) -> _Problem:
     check_weight(weight)
     if len(hessian.matrix) != weight.shape[1]:
         raise QuantizationError(f"the weight has {weight.shape[1]} inputs, its Hessian {len(hessian.matrix)}")
+    if not 0 < damping < float("inf"):
+        raise QuantizationError(f"damping must be a positive number, got {damping!r}")
+    for name, products in (("", hessian.matrix), (" beside the unquantised ones", hessian.drift)):
+        if products is not None and not bool(products.isfinite().all()):
+            raise QuantizationError(
+                f"the calibration inputs of this layer{name} are too large: their products overflow"
+            )
     target = weight.float()
     matrix = hessian.matrix.clone()
     mean = matrix.diagonal().mean()
     if not bool(mean > 0):  # nothing was ever fed: all inputs count the same
         mean, damping = torch.ones_like(mean), 1.0
     matrix.diagonal().add_(damping * mean)
-    inverse_root = _inverse_root(matrix, float(mean) * damping)
+    # with J turning the order of inputs around and L L^T = J H J, U = J L^-1 J: one factorisation serves both uses
+    root = _cholesky(matrix, float(mean) * damping)
     if hessian.drift is not None:
-        # the minimum of |W X_reference - V X|² over V lies at W + W drift H^-1
-        shift = target @ hessian.drift @ inverse_root.T @ inverse_root
-        target = target + shift
-    return _Problem(target, matrix, inverse_root)
+        # the minimum of |W X_reference - V X|² over V lies at V = W + W drift H^-1
+        shift = torch.cholesky_solve((target @ hessian.drift).T.flip(0), root)
+        target = target + shift.flip(0).T
+    identity = torch.eye(len(matrix), device=matrix.device)
+    inverse: Tensor = torch.linalg.solve_triangular(root, identity, upper=False)
+    return _Problem(target, matrix, inverse.flip(0, 1))
 
 
-def _inverse_root(matrix: Tensor, damping: float) -> Tensor:
-    """The upper triangular U (K, K) with U^T U = `matrix`^-1; adds to the diagonal of `matrix` where it must.
-
-    With J turning the order of rows and columns around and L L^T = J M J, U = J L^-1 J.
-    """
+def _cholesky(matrix: Tensor, damping: float) -> Tensor:
+    """The lower triangular root of `matrix` (K, K) with its order turned around; adds to the diagonal where it must."""
+    root: Tensor
     root, failed = torch.linalg.cholesky_ex(matrix.flip(0, 1))
     while failed:
         damping *= 10
         matrix.diagonal().add_(damping)
         root, failed = torch.linalg.cholesky_ex(matrix.flip(0, 1))
-    identity = torch.eye(len(matrix), device=matrix.device)
-    inverse: Tensor = torch.linalg.solve_triangular(root, identity, upper=False)
-    return inverse.flip(0, 1)
+    return root
 
 
 @dataclass(eq=False)
