@@ -63,7 +63,7 @@ def ours() -> dict[str, dict[str, Any]]:
         "int8, head and embedding too": {"format": "int8", "head": "int8", "embedding": "int8"},
         "int4": {"format": "int4"},
         "int4, head and embedding in int8": {"format": "int4", "head": "int8", "embedding": "int8"},
-        "int4, groups of 32": {"format": "int4", "group_size": 32},
+        "int4, groups of 64": {"format": "int4", "group_size": 64},
         "int4, groups of 128": {"format": "int4", "group_size": 128},
         "int4, rounded to nearest": {"format": "int4", "method": "nearest", "codebook": "uniform"},
         "nf4 (bitsandbytes' files)": {"format": "nf4"},
