@@ -258,3 +258,15 @@ def test_a_write_through_data_that_leaves_the_first_column_alone_is_noticed() ->
     model.lm_head.weight.data[:, 1:] *= -1
     wanted = torch.nn.functional.normalize(model.lm_head.weight)
     assert torch.equal(model.lm_head.normalized_weight(), wanted)
+
+
+def test_a_held_head_does_not_read_its_weight_until_torch_records_a_change() -> None:
+    head = NormHead(8, 5).eval()
+    head.hold()
+    with torch.no_grad():
+        kept = head.normalized_weight()
+        assert head.normalized_weight() is kept
+        head.weight.data.mul_(0.0)  # unrecorded: stands for pages that were released
+        assert head.normalized_weight() is kept
+        head.weight.copy_(torch.eye(5, 8))
+        assert torch.equal(head.normalized_weight(), torch.eye(5, 8))

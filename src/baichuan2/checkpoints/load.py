@@ -6,9 +6,6 @@ format is asked for, and then tensor by tensor.
 """
 
 import contextlib
-import ctypes
-import mmap
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +21,11 @@ from baichuan2.checkpoints.shards import WeightFiles, check_layout, check_values
 from baichuan2.errors import BaichuanError, CheckpointError, TokenizerError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
+from baichuan2.model.norm_head import NormHead
 from baichuan2.model.quantized_folders import check_quantization
 from baichuan2.model.quantizer import place_layers
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
+from baichuan2.quantization.freed_memory import is_mapped_from_file, release_pages
 from baichuan2.quantization.linear import Int8Embedding
 from baichuan2.quantization.scheme import QuantizationSpec
 from baichuan2.settings import LoadSettings
@@ -81,6 +80,8 @@ def load_model(name_or_path: str | Path | None = None, settings: LoadSettings | 
     if kind != "bitsandbytes":
         check_values(model, files)
         _convert(model, settings)
+    if model.device.type == "cpu":
+        _settle(model.eval())
     model.generation_config = generation_config
     return LoadedModel(model.eval(), tokenizer, generation_config, _display_name(name, folder))
 
@@ -203,26 +204,26 @@ def _convert(model: BaichuanForCausalLM, settings: LoadSettings) -> None:
         if parameter.dtype != dtype and parameter.is_floating_point():
             old = parameter.data
             parameter.data = old.to(dtype)
-            _release_pages(old)
+            release_pages(old)
     for module in model.modules():
         if isinstance(module, Int8Embedding):
             module.dtype = dtype
     model.config.dtype = dtype
 
 
-def _release_pages(tensor: torch.Tensor) -> None:
-    """Gives back the memory of a file-mapped tensor that is never read again.
+def _settle(model: BaichuanForCausalLM) -> None:
+    """Takes what inference does not read out of memory: most rows of the embedding, and the head before it is scaled.
 
-    A mapping is closed as a whole, when its last tensor is gone; until then every page that was read counts as memory
-    of this process. Only whole pages inside the tensor are released, so its neighbours are safe.
+    Both stay mapped, and are read again where they are needed.
     """
-    if sys.platform != "linux" or tensor.device.type != "cpu":
-        return
-    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    stop = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if stop > start:
-        advise = ctypes.CDLL(None).madvise
-        advise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), ctypes.c_int(mmap.MADV_DONTNEED))
+    unread = [model.get_input_embeddings()]
+    if isinstance(model.lm_head, NormHead):
+        model.lm_head.hold()
+        unread.append(model.lm_head)
+    for module in unread:
+        for values in (*module.parameters(), *module.buffers()):
+            if is_mapped_from_file(values):
+                release_pages(values)
 
 
 @contextlib.contextmanager

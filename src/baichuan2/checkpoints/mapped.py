@@ -3,10 +3,7 @@
 What has been read counts as memory of this process until it is given back by `release`. Knows files, no model.
 """
 
-import ctypes
-import mmap
 import pickle
-import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,8 +13,9 @@ from torch import Tensor
 
 from baichuan2.checkpoints.shards import WeightFiles
 from baichuan2.errors import CheckpointError
+from baichuan2.quantization.freed_memory import release_pages
 
-__all__ = ["MappedTensors", "release_pages"]
+__all__ = ["MappedTensors"]
 
 
 class MappedTensors(Mapping[str, Tensor]):
@@ -53,7 +51,7 @@ def _open_safetensors(path: Path) -> tuple[bool, dict[str, Callable[[], Tensor]]
     from safetensors import SafetensorError, safe_open
 
     def reader(name: str) -> Callable[[], Tensor]:
-        return lambda: file.get_tensor(name)
+        return lambda: file.get_tensor(name)  # type: ignore[no-untyped-call]
 
     try:
         file = safe_open(path, framework="pt")
@@ -73,19 +71,3 @@ def _open_bin(path: Path) -> tuple[bool, dict[str, Callable[[], Tensor]]]:
         return lambda: tensor.detach()
 
     return is_mapped, {str(name): reader(tensor) for name, tensor in tensors.items()}
-
-
-def release_pages(tensor: Tensor) -> None:
-    """Gives back the memory of a tensor that is mapped from a file; it is read from there again when it is used.
-
-    A mapping is closed as a whole, when its last tensor is gone; until then every page that was read counts as memory
-    of this process. Only whole pages inside the tensor are released, so its neighbours are safe. Linux only; elsewhere
-    the system decides.
-    """
-    if sys.platform != "linux" or tensor.device.type != "cpu":
-        return
-    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    stop = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if stop > start:
-        advise = ctypes.CDLL(None).madvise
-        advise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), ctypes.c_int(mmap.MADV_DONTNEED))

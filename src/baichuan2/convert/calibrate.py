@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from baichuan2.checkpoints.mapped import release_pages
 from baichuan2.convert.rounding import Rounding, round_table, round_weight
 from baichuan2.convert.source import EMBEDDING, Source
 from baichuan2.errors import QuantizationError
@@ -19,6 +18,7 @@ from baichuan2.model.alibi import BaichuanAlibi
 from baichuan2.model.modeling_baichuan import BaichuanModel
 from baichuan2.model.rope import BaichuanRotaryEmbedding
 from baichuan2.quantization.blockwise import Int8Tensor, dequantize_int8
+from baichuan2.quantization.freed_memory import release_pages
 from baichuan2.quantization.gptq import Hessian
 from baichuan2.quantization.linear import QuantizedLinear
 
@@ -61,7 +61,8 @@ class _Stream:
         self._shapes = [(*batch.shape, int(source.config.hidden_size)) for batch in batches]
         sizes = [torch.Size(shape).numel() for shape in self._shapes]
         states = torch.from_file(str(path), shared=True, size=sum(sizes), dtype=torch.float32)
-        self.batches = [part.view(shape) for part, shape in zip(states.split(sizes), self._shapes, strict=True)]
+        parts = torch.split(states, sizes)
+        self.batches = [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
         self._model = _one_layer_model(source)
 
     def place(self, layer: int, linears: Mapping[str, QuantizedLinear]) -> None:
@@ -197,7 +198,8 @@ def _one_layer_model(source: Source) -> BaichuanModel:
     config.num_hidden_layers = 1
     config.dtype = torch.float32
     with torch.device("meta"):
-        model = BaichuanModel(config).eval()
+        model = BaichuanModel(config)
+    model.eval()
     model.norm = nn.Identity()
     if model.rotary_emb is not None:
         model.rotary_emb = BaichuanRotaryEmbedding(config)

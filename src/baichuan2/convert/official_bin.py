@@ -8,10 +8,10 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor, nn
 
-from baichuan2.checkpoints.mapped import release_pages
 from baichuan2.convert.output import PartialFolder, read_shard, same_bytes
 from baichuan2.errors import CheckpointError
 from baichuan2.quantization.bnb_layout import read_nf4
+from baichuan2.quantization.freed_memory import release_pages
 from baichuan2.quantization.official_4bits import CODES_SUFFIX, STATE_SUFFIX, read_quant_state, write_quant_state
 
 __all__ = ["BIN_FILE", "write_official_bin"]

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from baichuan2.checkpoints.mapped import release_pages
 from baichuan2.checkpoints.shards import read_json
 from baichuan2.errors import CheckpointError, SettingsError
+from baichuan2.quantization.freed_memory import release_pages
 
 __all__ = ["PartialFolder", "check_target", "read_shard", "same_bytes"]
 
@@ -263,7 +263,8 @@ def same_bytes(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors have one shape, one number format and the same bits, NaN included."""
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
-    parts = (tensor.contiguous().reshape(-1).view(torch.uint8).split(BYTES_AT_A_TIME) for tensor in (first, second))
+    flat = (tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (first, second))
+    parts = (torch.split(values, BYTES_AT_A_TIME) for values in flat)
     return all(torch.equal(one, other) for one, other in zip(*parts, strict=True))
 
 

@@ -27,6 +27,17 @@ class NormHead(nn.Linear):
         self._normalized: Tensor | None = None
         self._normalized_from: tuple[object, ...] = ()
         self._probe: Tensor | None = None
+        self._is_held = False
+
+    def hold(self) -> None:
+        """Makes the normalised copy now, and reads the weight no more as long as torch records no change of it.
+
+        For models that only answer: the probe of `_sample` would read a page of each row for every token. A write
+        through `weight.data` goes unnoticed afterwards.
+        """
+        self._is_held = True
+        with torch.no_grad():
+            self.eval().normalized_weight()
 
     def normalized_weight(self) -> Tensor:
         """The rows of the weight divided by max(length, 1e-12), (V, C), in the dtype of the weight."""
@@ -34,6 +45,8 @@ class NormHead(nn.Linear):
             self._forget()
             return F.normalize(self.weight)
         origin = self._origin()
+        if self._is_held and self._normalized is not None and origin == self._normalized_from:
+            return self._normalized
         probe = self._sample()
         is_fresh = self._normalized is not None and origin == self._normalized_from
         if not is_fresh or self._probe is None or not torch.equal(probe, self._probe):  # also when their sizes differ
