@@ -7,6 +7,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,10 +52,10 @@ def _open_safetensors(path: Path) -> tuple[bool, dict[str, Callable[[], Tensor]]
     from safetensors import SafetensorError, safe_open
 
     def reader(name: str) -> Callable[[], Tensor]:
-        return lambda: file.get_tensor(name)  # type: ignore[no-untyped-call]
+        return lambda: file.get_tensor(name)
 
     try:
-        file = safe_open(path, framework="pt")
+        file: Any = safe_open(path, framework="pt")
         return True, {name: reader(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): download it again") from error

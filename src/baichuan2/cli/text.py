@@ -56,6 +56,11 @@ class Words:
     plan_no: str
     plan_unknown: str
     plan_note: str
+    quantize_start: str
+    quantize_layers: str
+    quantize_resumed: str
+    quantize_interrupted: str
+    quantize_done: str
 
 
 CHINESE = Words(
@@ -113,6 +118,11 @@ CHINESE = Words(
         "1 GB = 10^9 字节。* 为该模型文件自身的精度。勉强：剩余不足二十分之一。"
         "读磁盘：每个 token 都要重新读取权重，很慢。"
     ),
+    quantize_start="正在把 {source} 量化为 {format}，写入 {target} ……",
+    quantize_layers="层",
+    quantize_resumed="接着上次的进度：{total} 层中已有 {count} 层完成。",
+    quantize_interrupted="[已停止；再次运行同一命令会从 {target}.partial 继续]",
+    quantize_done="完成：{target}，{before} → {after}，每个权重 {bits:.2f} 位，用时 {seconds:.0f} 秒。",
 )
 
 ENGLISH = Words(
@@ -170,6 +180,11 @@ ENGLISH = Words(
         "1 GB = 10^9 bytes. *: precision of the files. tight: less than a twentieth stays free. disk: weights are read "
         "again for each token, which is slow."
     ),
+    quantize_start="writing {source} as {format} to {target} ...",
+    quantize_layers="layers",
+    quantize_resumed="going on where the last run stopped: {count} of {total} layers were finished",
+    quantize_interrupted="[stopped; the same command goes on from {target}.partial]",
+    quantize_done="done: {target}, {before} -> {after}, {bits:.2f} bits a weight, {seconds:.0f} s",
 )
 
 

@@ -200,7 +200,7 @@ def _one_layer_model(source: Source) -> BaichuanModel:
     with torch.device("meta"):
         model = BaichuanModel(config)
     model.eval()
-    model.norm = nn.Identity()
+    model.set_submodule("norm", nn.Identity())
     if model.rotary_emb is not None:
         model.rotary_emb = BaichuanRotaryEmbedding(config)
     if model.alibi is not None:

@@ -4,6 +4,7 @@ The stages between a weight (N, K) and the tensors of a shard: `round_weight` ma
 `tensors_of` names what it stores, `layer_from` makes the layer again, `check_rounded` compares it with the weight.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ __all__ = [
     "DEFAULT_GROUP_SIZES",
     "Rounding",
     "check_rounded",
+    "largest_error",
     "layer_from",
     "round_table",
     "round_weight",
@@ -171,4 +173,4 @@ def largest_error(rounding: Rounding) -> float:
         half_step = float((values[1:] - values[:-1]).max() / 2 / values.abs().max())
     else:
         half_step = float((NF4_CODE[1:] - NF4_CODE[:-1]).max() / 2)
-    return min(SLACK * width**0.5 * half_step, 1.0)
+    return min(SLACK * math.sqrt(width) * half_step, 1.0)

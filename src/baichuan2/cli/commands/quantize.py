@@ -1,0 +1,106 @@
+"""`baichuan2 quantize`: writes a checkpoint in 8 or 4 bits, once, so that loading it needs no work."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from baichuan2.cli.commands.plan import size_text
+from baichuan2.cli.screen import accept_any_text, notice, print_json
+from baichuan2.cli.text import Words, words_for
+from baichuan2.errors import SettingsError
+from baichuan2.settings import OutputSettings, QuantizeSettings
+
+if TYPE_CHECKING:
+    from baichuan2.convert.quantize import QuantizedFolder, Step
+
+SETTINGS = (QuantizeSettings, OutputSettings)
+EXAMPLES = """\
+  baichuan2 quantize demo-chat small                       4 bits, the best that this package knows
+  baichuan2 quantize path/to/model smaller --format int8   8 bits, nearly indistinguishable from the original
+  baichuan2 quantize path/to/model out --calibration my.txt --head int8
+  baichuan2 quantize path/to/model out --format official-4bits   files for programs that read Baichuan2-*-4bits"""
+
+
+def run(settings: QuantizeSettings, output: OutputSettings) -> int:
+    """Writes the folder and tells its size; the exit code."""
+    accept_any_text()
+    words = words_for(settings.language)
+    if not settings.source or not settings.target:
+        missing = "SOURCE" if not settings.source else "TARGET"
+        raise SettingsError(f"{missing} is missing: baichuan2 quantize SOURCE TARGET (see baichuan2 quantize --help)")
+    notice(words.quantize_start.format(source=settings.source, target=settings.target, format=settings.format))
+    from baichuan2.convert.quantize import quantize_checkpoint
+
+    try:
+        with _watcher(words) as watch:
+            result = quantize_checkpoint(settings, watch)
+    except KeyboardInterrupt:
+        notice(words.quantize_interrupted.format(target=settings.target))
+        raise
+    if output.json:
+        print_json(_fields(result))
+    else:
+        notice(
+            words.quantize_done.format(
+                target=settings.target,
+                before=size_text(result.num_source_bytes),
+                after=size_text(result.num_bytes),
+                bits=result.bits_per_weight,
+                seconds=result.seconds,
+            )
+        )
+    return 0
+
+
+def _fields(result: "QuantizedFolder") -> dict[str, object]:
+    return {
+        "folder": str(result.folder),
+        "source_bytes": result.num_source_bytes,
+        "bytes": result.num_bytes,
+        "bits_per_weight": result.bits_per_weight,
+        "calibration_tokens": result.num_tokens,
+        "largest_error": max(result.errors.values()),
+        "seconds": result.seconds,
+    }
+
+
+@contextlib.contextmanager
+def _watcher(words: Words) -> "Iterator[Callable[[Step], None]]":
+    """What shows how far the run is: a bar with the time that is left in a terminal, nothing elsewhere.
+
+    That an earlier run is gone on with is told in either case.
+    """
+    if not sys.stderr.isatty():
+        yield lambda step: _tell_resumed(step, words)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(words.quantize_layers, total=None)
+
+        def watch(step: "Step") -> None:
+            progress.update(task, total=step.total, completed=step.done)
+            _tell_resumed(step, words)
+
+        yield watch
+
+
+def _tell_resumed(step: "Step", words: Words) -> None:
+    if step.resumed and step.done == step.resumed + 1:  # the first layer of this run itself
+        notice(words.quantize_resumed.format(count=step.resumed, total=step.total))
