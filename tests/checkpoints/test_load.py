@@ -9,7 +9,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from baichuan2 import BaichuanForCausalLM, BaichuanTokenizer, CheckpointError, LoadSettings, load_model
-from baichuan2.checkpoints import load as load_module
 from tests.checkpoints.folders import FORMS, change_json, weights, write_folder, write_weights
 from tests.tiny import SIZES, Size
 
@@ -120,14 +119,6 @@ def test_progress_bars_of_other_programs_stay(tmp_path: Path, capfd: pytest.Capt
     load_model(str(write_folder(tmp_path)))
     assert "Loading" not in capfd.readouterr().err
     assert logging.is_progress_bar_enabled()
-
-
-def test_released_pages_belong_to_no_neighbour() -> None:
-    values = torch.arange(3 * 4096, dtype=torch.float32)  # three pages of 4096 bytes in each of three tensors
-    left, middle, right = values.split(4096)
-    load_module._release_pages(middle)
-    assert torch.equal(left, torch.arange(4096.0))
-    assert torch.equal(right, torch.arange(2 * 4096.0, 3 * 4096.0))
 
 
 def test_13b_index_as_released_names_its_shards(tmp_path: Path) -> None:

@@ -35,3 +35,11 @@ def test_other_tensors_are_not_mapped_and_keep_their_values() -> None:
     give_back(tensor)
     assert int(tensor.sum()) == 3 << 20
     assert not is_mapped_from_file(torch.empty(0))
+
+
+def test_released_pages_belong_to_no_neighbour() -> None:
+    values = torch.arange(3 * 4096, dtype=torch.float32)  # three pages of 4096 bytes in each of three tensors
+    left, middle, right = values.split(4096)
+    release_pages(middle)
+    assert torch.equal(left, torch.arange(4096.0))
+    assert torch.equal(right, torch.arange(2 * 4096.0, 3 * 4096.0))
