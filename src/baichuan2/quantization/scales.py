@@ -80,15 +80,13 @@ def half(scales: Tensor) -> Tensor:
     return scales.clamp(-LARGEST_HALF, LARGEST_HALF).half().float()
 
 
-def search_scales(
-    groups: Tensor, grid: Grid, importance: Tensor, factors: Tensor, start: Tensor | None = None
-) -> Tensor:
+def search_scales(groups: Tensor, grid: Grid, importance: Tensor, factors: Tensor) -> Tensor:
     """Scales (...) with the least sum of importance * error² among those tried, for `groups` (width, ...).
 
     For the codes that a tried scale leads to, the best scale is known: minimising sum h (w - s v)² over s gives
     s = sum h w v / sum h v², and lowers the error from sum h w² by (sum h w v)² / sum h v². So each of `factors` times
-    the absmax scale proposes codes, and the largest such reduction wins. Never worse than absmax scales, nor than
-    `start` (...). `importance` broadcasts to `groups`. The result holds float16 numbers in float32.
+    the absmax scale proposes codes, and the largest such reduction wins. Never worse than absmax scales. `importance`
+    broadcasts to `groups`. The result holds float16 numbers in float32.
     """
     base = absmax_scales(groups, grid)
     weighted = groups * importance
@@ -102,7 +100,5 @@ def search_scales(
         most = torch.where(is_better, reduction, most)
         best = torch.where(is_better, overlap * UNIT / size, best)
     best = half(best)
-    for known in (base,) if start is None else (base, start):
-        is_worse = group_errors(groups, best, grid, importance) > group_errors(groups, known, grid, importance)
-        best = torch.where(is_worse, known, best)
-    return best
+    is_worse = group_errors(groups, best, grid, importance) > group_errors(groups, base, grid, importance)
+    return torch.where(is_worse, base, best)
