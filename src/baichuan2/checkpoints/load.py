@@ -78,7 +78,7 @@ def load_model(name_or_path: str | Path | None = None, settings: LoadSettings | 
         check_layout(files, expected, ignored)
     model = _read_weights(files, config, settings)
     if kind != "bitsandbytes":
-        check_values(model, files)
+        check_values(model, files, model.get_input_embeddings())
         _convert(model, settings)
     if model.device.type == "cpu":
         _settle(model.eval())
@@ -212,18 +212,11 @@ def _convert(model: BaichuanForCausalLM, settings: LoadSettings) -> None:
 
 
 def _settle(model: BaichuanForCausalLM) -> None:
-    """Takes what inference does not read out of memory: most rows of the embedding, and the head before it is scaled.
-
-    Both stay mapped, and are read again where they are needed.
-    """
-    unread = [model.get_input_embeddings()]
+    """Scales the head now, and takes its weight as it was out of memory; it stays mapped for who saves the model."""
     if isinstance(model.lm_head, NormHead):
         model.lm_head.hold()
-        unread.append(model.lm_head)
-    for module in unread:
-        for values in (*module.parameters(), *module.buffers()):
-            if is_mapped_from_file(values):
-                release_pages(values)
+        if is_mapped_from_file(model.lm_head.weight):
+            release_pages(model.lm_head.weight)
 
 
 @contextlib.contextmanager

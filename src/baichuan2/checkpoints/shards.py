@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from baichuan2.errors import CheckpointError
+from baichuan2.quantization.freed_memory import is_mapped_from_file, release_pages
 
 __all__ = ["WeightFiles", "check_layout", "check_values", "find_weight_files", "read_json", "read_layout"]
 
@@ -178,18 +179,23 @@ def check_layout(files: WeightFiles, expected: Mapping[str, torch.Size], ignored
         )
 
 
-def check_values(model: nn.Module, files: WeightFiles) -> None:
+def check_values(model: nn.Module, files: WeightFiles, looked_up: nn.Module | None = None) -> None:
     """Checks that no weight or scale is NaN or infinite; one pass over the model's memory, where it lies.
+
+    `looked_up`: the module of which inference reads a few rows at a time; where it is mapped, it leaves memory again.
 
     Raises:
         CheckpointError: names the first such tensor and its file.
     """
+    rows = [] if looked_up is None else [*looked_up.parameters(), *looked_up.buffers()]
     for name, values in itertools.chain(model.named_parameters(), model.named_buffers()):
         if values.is_floating_point() and not values.is_meta and not _is_finite(values.detach()):
             raise CheckpointError(
                 f"{files.file_of(name)}: {name} holds NaN or infinite numbers: the file is damaged, or its training "
                 f"went wrong; {DOWNLOAD_AGAIN}"
             )
+        if any(values is row for row in rows) and is_mapped_from_file(values):
+            release_pages(values)
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
