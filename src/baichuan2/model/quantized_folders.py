@@ -148,8 +148,11 @@ def _reader_for(name: object, quantization: Any) -> Reader | None:
     kind = check_quantization(f"{name}: config.json", quantization)
     if kind == "official-4bits":
         return _read_official
-    if kind == "bitsandbytes" and importlib.util.find_spec("bitsandbytes") is None:
+    if kind != "bitsandbytes":
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
         return _read_bnb
+    bitsandbytes_library()  # before the framework imports it: with its messages that concern nobody left out
     return None
 
 
