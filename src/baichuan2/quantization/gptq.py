@@ -136,8 +136,9 @@ def _prepare(weight: Tensor, hessian: Hessian, damping: float) -> _Problem:
         # the minimum of |W X_reference - V X|² over V lies at V = W + W drift H^-1
         shift = torch.cholesky_solve((target @ hessian.drift).T.flip(0), root)
         target = target + shift.flip(0).T
-    identity = torch.eye(len(matrix), device=matrix.device)
-    inverse: Tensor = torch.linalg.solve_triangular(root, identity, upper=False)
+    inverse = torch.eye(len(matrix), device=matrix.device)
+    torch.linalg.solve_triangular(root, inverse, upper=False, out=inverse)  # in place: K² numbers are half a gigabyte
+    del root
     return _Problem(target, matrix, inverse.flip(0, 1))
 
 
