@@ -13,9 +13,9 @@ outside pushes water into that room, through a valve that opens only one way. Wh
 valve closes, and the water escapes upward through a second one. Air cannot push water higher than about ten metres,
 so deep wells have their pump at the bottom instead of the top.""",
     """To make bread for four people, mix 500 g of flour with 10 g of salt and 7 g of dry yeast. Add 320 ml of warm
-water and knead for ten minutes, until the dough no longer sticks to the table. Let it rest under a cloth for one hour. Heat
-the oven to 230 degrees, shape the dough into a round loaf, cut the top with a sharp knife, and bake it for 35 minutes.
-The bread is done when it sounds hollow as you knock on its underside.""",
+water and knead for ten minutes, until the dough no longer sticks to the table. Let it rest under a cloth for one hour.
+Heat the oven to 230 degrees, shape the dough into a round loaf, cut the top with a sharp knife, and bake it for 35
+minutes. The bread is done when it sounds hollow as you knock on its underside.""",
     """A library lends books, but it also lends time. People come in from the rain, sit down with a newspaper and stay
 until closing. A student copies formulas from a shelf of old exercise books. Two children argue in whispers about which
 dinosaur was the largest. The librarian does not mind the noise as long as nobody shouts, and she remembers what each
@@ -121,8 +121,8 @@ week of June.""",
 at noon and clear up in the evening. Climate is what you can expect, the average of many years. One cold winter says
 little about the climate, just as one lost game says little about the season of a team.""",
     """Glossary. Byte: eight bits, enough for one letter of the Latin alphabet. Cache: a small and fast memory that
-keeps what was used a moment ago. Compiler: a program that turns source text into machine code. Protocol: the rules by which
-two computers talk. Queue: a line in which the first to come is the first to be served.""",
+keeps what was used a moment ago. Compiler: a program that turns source text into machine code. Protocol: the rules by
+which two computers talk. Queue: a line in which the first to come is the first to be served.""",
     """Question: My plant has yellow leaves. What should I do? Answer: Most often the cause is too much water. Put a
 finger into the soil; if it is wet two centimetres down, wait a few days before you water it again. Make sure the pot
 has a hole at the bottom. If the soil is dry and the leaves are yellow all the same, the plant may need more light, or

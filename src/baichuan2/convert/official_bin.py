@@ -31,6 +31,7 @@ def write_official_bin(partial: PartialFolder, shards: Sequence[str]) -> None:
         content: dict[str, Any] = {}
         for name in shards:
             content |= _content(_mapped(partial.path / name))
+        content = dict(sorted(content.items()))
         partial.write_file(BIN_FILE, lambda path: _save(content, path), lambda path: _compare(path, content))
     for name in shards:
         partial.remove(name)
@@ -47,7 +48,7 @@ def _content(tensors: dict[str, Tensor]) -> dict[str, Any]:
         stored = read_nf4(tensors, weight)
         entries[weight + CODES_SUFFIX] = stored.codes.view(-1, 1)
         entries[weight + STATE_SUFFIX] = write_quant_state(stored)
-    return dict(sorted(entries.items()))
+    return entries
 
 
 def _mapped(path: Path) -> dict[str, Tensor]:

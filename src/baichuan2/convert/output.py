@@ -37,6 +37,8 @@ def check_target(target: str | Path, source: Path) -> Path:
     Raises:
         SettingsError: it exists, lies inside `source`, or has no parent folder.
     """
+    if not str(target).isprintable():
+        raise SettingsError(f"TARGET cannot be a folder ({str(target)!r}): give another name")
     try:
         path = Path(target).expanduser().absolute()
         exists = path.exists() or path.is_symlink()
