@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from baichuan2.settings import LoadSettings as LoadSettings
     from baichuan2.settings import OutputSettings as OutputSettings
     from baichuan2.settings import PlanSettings as PlanSettings
+    from baichuan2.settings import QuantizeSettings as QuantizeSettings
     from baichuan2.settings import RunSettings as RunSettings
     from baichuan2.settings import SamplingSettings as SamplingSettings
 
@@ -76,6 +77,7 @@ _MODULES = {
         "LoadSettings",
         "OutputSettings",
         "PlanSettings",
+        "QuantizeSettings",
         "RunSettings",
         "SamplingSettings",
     ),
@@ -100,6 +102,7 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "ChatSettings",
     "OutputSettings",
     "PlanSettings",
+    "QuantizeSettings",
     "RunSettings",
     "BaichuanConfig",
     "BaichuanModel",
