@@ -128,11 +128,27 @@ def quantize_int8(
 
 
 def dequantize_int4(tensor: Int4Tensor, dtype: torch.dtype = torch.float32, rows: slice | None = None) -> Tensor:
-    """The weight (N, K), or only some of its rows, in `dtype`."""
+    """The weight (N, K), or only some of its rows, in `dtype`; products are taken in float32 and rounded once."""
     rows = slice(None) if rows is None else rows
-    codes = unpack_int4(tensor.codes[rows], tensor.in_features)
-    values = (tensor.codebook.float() / UNIT)[codes.int()]
-    return _times_scales(values, tensor.scales[rows], tensor.group_size).to(dtype)
+    codes, scales = tensor.codes[rows], _half_block_scales(tensor, rows)  # (N, B, 2)
+    num_rows, num_blocks = scales.shape[:2]
+    levels = tensor.codebook.float() / UNIT
+    byte = torch.arange(256, device=codes.device)
+    index = codes.reshape(-1).int()
+    values = torch.empty(num_rows, num_blocks, 2, PACKED_INPUTS // 2, dtype=dtype, device=codes.device)
+    # a table of bytes costs one look-up for each half, where codes would have to be taken apart first
+    for half, table in enumerate((levels[byte & 15], levels[byte >> 4])):
+        found = torch.index_select(table, 0, index).view(num_rows, num_blocks, PACKED_INPUTS // 2)
+        values[:, :, half] = (found * scales[:, :, half, None]).to(dtype)
+    return values.view(num_rows, num_blocks * PACKED_INPUTS)[:, : tensor.in_features]
+
+
+def _half_block_scales(tensor: Int4Tensor, rows: slice) -> Tensor:
+    """The scale of each half of a block of 64 inputs, float32 (N, B, 2)."""
+    scales = tensor.scales[rows].float()
+    num_halves = tensor.codes.shape[1] * 2 // (PACKED_INPUTS // 2)
+    scales = scales.repeat_interleave(tensor.group_size // (PACKED_INPUTS // 2), dim=1)[:, :num_halves]
+    return F.pad(scales, (0, num_halves - scales.shape[1])).view(scales.shape[0], num_halves // 2, 2)
 
 
 def dequantize_int8(tensor: Int8Tensor, dtype: torch.dtype = torch.float32, rows: slice | None = None) -> Tensor:
