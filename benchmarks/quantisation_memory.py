@@ -12,7 +12,6 @@ deleted as soon as it is measured, unless --keep is given. Prints a table and, l
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -100,11 +99,11 @@ def quantize(source: Path, target: Path, precision: str, extra: list[str]) -> di
     """Seconds and peak bytes of `baichuan2 quantize`."""
     command = [sys.executable, "-m", "baichuan2", "quantize", str(source), str(target), "--format", precision, *extra]
     start = time.perf_counter()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of the largest child so far
-    peak = after * 1024 if after > before else 0
-    return {"seconds": time.perf_counter() - start, "peak_bytes": peak}
+    process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        sys.exit(f"error: {' '.join(command)} failed")
+    return {"seconds": time.perf_counter() - start, "peak_bytes": usage.ru_maxrss * 1024}
 
 
 def row_of(size: str, precision: str, memory: LoadMemory, conversion: dict[str, float] | None) -> dict[str, Any]:
