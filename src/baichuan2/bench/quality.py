@@ -20,6 +20,9 @@ __all__ = ["Quality", "QualityMeter", "compare_logits", "compare_models", "token
 BLOCK_ELEMENTS = 2**24
 """Logits of one model that are alive at once: 64 MiB in float32."""
 
+NORMAL_95 = 1.959964
+"""Standard errors on either side of a mean that hold 95 % of a normal distribution."""
+
 Progress = Callable[[int, int], None]
 """Called with the number of places compared so far, and of all."""
 
@@ -31,6 +34,9 @@ class Quality:
     `kl_mean`, `kl_median`, `kl_percentile_99`: of KL(reference || other) over the places, in nats per token.
     `agreement`: share of places where both think the same token the likeliest. `accuracy`: share where the likeliest
     token is the one that stands in the text. `perplexity`: exp of the mean negative log-probability of the text.
+
+    Margins are half widths of 95 % intervals, over sequences, as the places of one sequence are alike; None where there
+    are fewer than two. `loss_margin` is that of the difference of both log-perplexities.
     """
 
     num_tokens: int
@@ -42,6 +48,10 @@ class Quality:
     accuracy: float
     reference_perplexity: float
     reference_accuracy: float
+    kl_margin: float | None = None
+    agreement_margin: float | None = None
+    accuracy_margin: float | None = None
+    loss_margin: float | None = None
 
 
 class TextEncoder(Protocol):
@@ -57,8 +67,9 @@ class QualityMeter:
     def __init__(self) -> None:
         self._divergences: list[Tensor] = []
         self._losses: list[Tensor] = []  # (2, n): of the reference, of the other
-        self._num_agreeing = 0
-        self._num_right = [0, 0]
+        self._agreeing: list[Tensor] = []
+        self._right: list[Tensor] = []  # (2, n), like the losses
+        self._group_sizes: list[int] = []
 
     @property
     def num_tokens(self) -> int:
@@ -92,9 +103,12 @@ class QualityMeter:
         at_targets = [values.gather(-1, targets[:, None])[:, 0].double() for values in (log_p, log_q)]
         self._losses.append(-torch.stack(at_targets).cpu())
         likeliest = [values.argmax(-1) for values in (reference, other)]
-        self._num_agreeing += int((likeliest[0] == likeliest[1]).sum())
-        for index, choices in enumerate(likeliest):
-            self._num_right[index] += int((choices == targets).sum())
+        self._agreeing.append((likeliest[0] == likeliest[1]).double().cpu())
+        self._right.append(torch.stack([choices == targets for choices in likeliest]).double().cpu())
+
+    def add_groups(self, sizes: Sequence[int]) -> None:
+        """Says how many of the places, in the order in which they are added, belong to each sequence."""
+        self._group_sizes += sizes
 
     def result(self) -> Quality:
         """The figures over all places added.
@@ -106,18 +120,35 @@ class QualityMeter:
         if count == 0:
             raise DataError("there is nothing to compare on: the text has no token that follows another")
         divergences = torch.cat(self._divergences)
-        perplexities = torch.cat(self._losses, dim=1).mean(1).exp().tolist()
+        losses, right, agreeing = torch.cat(self._losses, 1), torch.cat(self._right, 1), torch.cat(self._agreeing)
+        perplexities, accuracies = losses.mean(1).exp().tolist(), right.mean(1).tolist()
         return Quality(
             num_tokens=count,
             kl_mean=divergences.mean().item(),
             kl_median=divergences.quantile(0.5).item() if count <= 2**24 else divergences.median().item(),
             kl_percentile_99=divergences.kthvalue(max(1, round(0.99 * count))).values.item(),
-            agreement=self._num_agreeing / count,
+            agreement=agreeing.mean().item(),
             perplexity=perplexities[1],
-            accuracy=self._num_right[1] / count,
+            accuracy=accuracies[1],
             reference_perplexity=perplexities[0],
-            reference_accuracy=self._num_right[0] / count,
+            reference_accuracy=accuracies[0],
+            kl_margin=self._margin(divergences),
+            agreement_margin=self._margin(agreeing),
+            accuracy_margin=self._margin(right[1]),
+            loss_margin=self._margin(losses[1] - losses[0]),
         )
+
+    def _margin(self, values: Tensor) -> float | None:
+        """Half the 95 % interval of the mean of `values` (n,): sequences were drawn, not the places by themselves."""
+        sizes = torch.tensor(self._group_sizes, dtype=torch.float64)
+        num_groups = len(sizes)
+        if num_groups < 2 or int(sizes.sum()) != len(values) or not bool(torch.isfinite(values).all()):
+            return None
+        sums = torch.stack([part.sum() for part in torch.split(values, self._group_sizes)])
+        # a mean of all places is a ratio of two sums over sequences: its error by linearisation
+        rest = sums - values.mean() * sizes
+        variance = rest.square().sum() * num_groups / (num_groups - 1)
+        return NORMAL_95 * variance.sqrt().item() / len(values)
 
 
 @torch.inference_mode()
@@ -146,6 +177,7 @@ def compare_models(
     for chosen in _batches(sequences, first, batch_size):
         batch, places = [sequences[index] for index in chosen], [first[index] for index in chosen]
         targets = torch.cat([sequence[place + 1 :] for sequence, place in zip(batch, places, strict=True)])
+        meter.add_groups([len(sequence) - 1 - place for sequence, place in zip(batch, places, strict=True)])
         expected, measured = _Places(reference, batch, places), _Places(other, batch, places)
         for block in expected.blocks():
             meter.add(expected.logits(block), measured.logits(block), targets[block])
@@ -183,6 +215,7 @@ def compare_logits(
             if len(given) not in (len(sequence), len(sequence) - 1):
                 raise DataError(f"sequence {index} has {len(sequence)} tokens, but logits of {len(given)} places")
             count = len(sequence) - 1 - first[index]
+            meter.add_groups([count])
             for block in expected.blocks(start, start + count):
                 offset = first[index] - start
                 rows = slice(block.start + offset, block.stop + offset)
