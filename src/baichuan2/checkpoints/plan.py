@@ -24,7 +24,7 @@ from baichuan2.model.cost import (
     scratch_bytes,
     weight_bytes,
 )
-from baichuan2.quantization.scheme import Scheme
+from baichuan2.quantization.scheme import DEFAULT_GROUP_SIZES, Scheme
 from baichuan2.settings import PlanSettings, parse_bytes
 
 __all__ = ["PRECISIONS", "Estimate", "Fit", "Plan", "check_fits", "estimate", "make_plan", "plan_model"]
@@ -315,32 +315,39 @@ def _stored(fields: dict[str, Any]) -> str | None:
 
 
 def check_fits(
-    config: BaichuanConfig, name: str, *, file_bytes: int, device: str = "auto", dtype: str = "auto"
+    config: BaichuanConfig,
+    name: str,
+    *,
+    file_bytes: int,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: str = "none",
 ) -> None:
     """Raises before loading where the model called `name` cannot run in the memory that there is.
 
-    `file_bytes`: size of its weight files; `device` and `dtype`: those of `LoadSettings`. The rule is made never to
-    turn away what would have run, so it asks for the least that a model can answer with, a cache of one block:
+    `file_bytes`: size of its weight files; `device`, `dtype` and `quantize`: those of `LoadSettings`. The rule is made
+    never to turn away what would have run, so it asks for the least that a model can answer with, a cache of one block:
 
     - Accelerator: weights, head copy and cache must fit into its free memory. Where there are several and the device is
       auto, a large model is spread over them and the processor, so their sum counts.
     - Processor: weights are mapped from their files, and the system can drop and read them again. So only the memory
-      that cannot be dropped must fit, free swap included: head copy, cache, and all weights where another number format
-      is made of them. Mapped weights that exceed the free memory get a warning, as every token then reads from disk;
-      more than twice the total memory is refused.
+      that cannot be dropped must fit, free swap included: head copy, cache, and all weights of which another number
+      format or fewer bits are made. Mapped weights that exceed the free memory get a warning, as every token then reads
+      from disk; more than twice the total memory is refused.
     - Memory that cannot be told is taken as enough.
 
     Raises:
         MemoryShortageError: one line with what it needs, what is free and what would fit; `plan` holds the table.
     """
-    weights, is_converted = _weights_in_memory(config, file_bytes, dtype)
+    chosen = pick_device(device)
+    weights, made = _weights_in_memory(config, file_bytes, dtype, _scheme_in_memory(quantize, chosen.type))
     stored = _dtype_name(config)
     bits = FLOAT_BITS.get(dtype if dtype != "auto" else stored or "", 16)
     head_copy = 0 if _has_quantized_head(config) else head_copy_bytes(config, bits)
     beside = head_copy + cache_bytes(config, CACHE_BLOCK, bits=bits)
-    chosen = pick_device(device)
     if chosen.type != "cpu":
-        candidates = [item for item in available_devices() if item != "cpu"] if device == "auto" else [str(chosen)]
+        may_spread = device == "auto" and quantize == "none"
+        candidates = [item for item in available_devices() if item != "cpu"] if may_spread else [str(chosen)]
         where = [accelerator(item) for item in candidates]
         if len(where) > 1:
             where.append(main_memory())
@@ -352,10 +359,10 @@ def check_fits(
     place = main_memory()
     if place.free is None or place.total is None:
         return
-    must_stay = beside + (weights if is_converted else 0)
-    if must_stay > place.free + place.swap or (not is_converted and weights > FAR_TOO_LARGE * place.total):
+    must_stay = beside + made
+    if must_stay > place.free + place.swap or weights - made > FAR_TOO_LARGE * place.total:
         raise _shortage(config, name, [place], need=weights + beside, room=place.free + place.swap, stored=stored)
-    if not is_converted and weights + beside > place.free:
+    if made == 0 and weights + beside > place.free:
         warnings.warn(
             f"{name} needs {_gigabytes(weights + beside)}, {_gigabytes(place.free)} are free: its weights stay on disk "
             f"and are read again for each token, which is slow{_advice(config, place.free)}",
@@ -363,16 +370,32 @@ def check_fits(
         )
 
 
-def _weights_in_memory(config: BaichuanConfig, file_bytes: int, dtype: str) -> tuple[int, bool]:
-    """Bytes of the weights once they are loaded, and whether another number format is made of them in memory."""
+def _scheme_in_memory(quantize: str, device_type: str) -> Scheme | None:
+    """What loading makes of the linear layers; None: nothing. `quantize`: as in `LoadSettings`."""
+    if quantize == "none":
+        return None
+    if device_type == "cpu":
+        return Scheme("int8" if quantize == "int8" else "int4", DEFAULT_GROUP_SIZES[quantize])
+    return SCHEMES["int8" if quantize == "int8" else "nf4"]
+
+
+def _weights_in_memory(config: BaichuanConfig, file_bytes: int, dtype: str, scheme: Scheme | None) -> tuple[int, int]:
+    """Bytes of the weights once they are loaded, and of those among them that are made in memory, not mapped."""
     if getattr(config, "quantization_config", None) is not None:
-        return file_bytes, False
+        return file_bytes, 0
     stored = _dtype_name(config)
+    is_converted = dtype != "auto" and stored is not None and stored != dtype
+    if scheme is not None:
+        bits = FLOAT_BITS.get(dtype if dtype != "auto" else stored or "", 16)
+        parts = weight_bytes(config, scheme.bits_per_weight, embedding_bits=bits, norm_bits=bits, head_bits=bits)
+        total = sum(asdict(parts).values())
+        return total, total if is_converted else parts.attention + parts.mlp
     count = num_parameters(config).total
     if dtype == "auto":
         # the files may be wider than the format that the config asks for, never narrower
-        return min(file_bytes, count * FLOAT_BITS[stored] // 8) if stored is not None else file_bytes, False
-    return count * FLOAT_BITS[dtype] // 8, stored is not None and stored != dtype
+        return min(file_bytes, count * FLOAT_BITS[stored] // 8) if stored is not None else file_bytes, 0
+    total = count * FLOAT_BITS[dtype] // 8
+    return total, total if is_converted else 0
 
 
 def _has_quantized_head(config: BaichuanConfig) -> bool:

@@ -18,6 +18,7 @@ class Words:
     loading: str
     loading_demo: str
     ready: str
+    quantizing: str
     welcome: str
     demo_note: str
     help: str
@@ -68,6 +69,7 @@ CHINESE = Words(
     model_label="模型：",
     loading="正在加载 {model} ……",
     loading_demo="正在加载内置演示模型 ……",
+    quantizing="量化中",
     ready="加载完成，用时 {seconds:.1f} 秒。",
     welcome="可以开始对话了。输入 /help 查看说明，输入 exit 退出。",
     demo_note="这是很小的内置演示模型，只学过少量知识；用 --model 路径或名称 可换成官方模型。",
@@ -130,6 +132,7 @@ ENGLISH = Words(
     model_label="Model: ",
     loading="loading {model} ...",
     loading_demo="loading the embedded demo model ...",
+    quantizing="quantising",
     ready="ready after {seconds:.1f} s",
     welcome="Type a message. /help explains, exit leaves.",
     demo_note="This is the small embedded demo model, which knows few things; --model PATH_OR_ID runs an official one.",

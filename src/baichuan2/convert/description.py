@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from baichuan2.convert.output import read_shard
-from baichuan2.convert.rounding import CODEBOOKS, Rounding
+from baichuan2.convert.rounding import Rounding
+from baichuan2.quantization.apply import CODEBOOKS
 from baichuan2.quantization.scheme import QuantizationSpec
 from baichuan2.settings import QuantizeSettings
 

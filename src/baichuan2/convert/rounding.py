@@ -14,10 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baichuan2.errors import CheckpointError
-from baichuan2.quantization.apply import TABLE_GROUP_SIZE
+from baichuan2.quantization.apply import CODEBOOKS, TABLE_GROUP_SIZE
 from baichuan2.quantization.blockwise import (
-    NONUNIFORM_CODEBOOK,
-    UNIFORM_CODEBOOK,
     Int4Tensor,
     Int8Tensor,
     quantize_int4,
@@ -27,6 +25,8 @@ from baichuan2.quantization.bnb_layout import read_nf4, write_nf4
 from baichuan2.quantization.gptq import Hessian, gptq_int4, gptq_int8
 from baichuan2.quantization.linear import Int4Linear, Int8Linear, NF4Linear, QuantizedLinear
 from baichuan2.quantization.nf4 import NF4_CODE, quantize_nf4
+from baichuan2.quantization.scheme import DEFAULT_CODEBOOK
+from baichuan2.quantization.scheme import DEFAULT_GROUP_SIZES as OWN_GROUP_SIZES
 from baichuan2.settings import QuantizeSettings
 
 __all__ = [
@@ -40,9 +40,8 @@ __all__ = [
     "tensors_of",
 ]
 
-DEFAULT_GROUP_SIZES = {"int8": 128, "int4": 32, "nf4": 64, "official-4bits": 64}
+DEFAULT_GROUP_SIZES = {**OWN_GROUP_SIZES, "official-4bits": OWN_GROUP_SIZES["nf4"]}
 DEFAULT_METHODS = {"int8": "search", "int4": "gptq", "nf4": "nearest", "official-4bits": "nearest"}
-CODEBOOKS = {"uniform": UNIFORM_CODEBOOK, "nonuniform": NONUNIFORM_CODEBOOK}
 TABLE_ROWS = 8192  # of an embedding or head, handled at once
 ROWS = 1024  # of a weight, compared at once
 # scales that were searched may cut the largest weights off, and calibrated codes may err more for the outputs' sake
@@ -67,7 +66,7 @@ class Rounding:
         """What the settings ask for, for weights that are stored in `source_dtype`."""
         name = settings.format
         group_size = settings.group_size if settings.group_size is not None else DEFAULT_GROUP_SIZES[name]
-        codebook = (settings.codebook or "nonuniform") if name == "int4" else None
+        codebook = (settings.codebook or DEFAULT_CODEBOOK) if name == "int4" else None
         # official folders say float16 in all their parts
         dtype = torch.float16 if name == "official-4bits" else source_dtype
         method = settings.method or DEFAULT_METHODS[name]

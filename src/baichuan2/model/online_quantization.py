@@ -4,8 +4,10 @@ Which layers stay as they are is known here, and what the framework must know of
 themselves are in `baichuan2.quantization.bnb`. bitsandbytes is imported when it is needed, not before.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from baichuan2.errors import QuantizationError
@@ -16,13 +18,13 @@ __all__ = ["mend_quantized", "quantize_in_place"]
 BITS = (8, 4)
 
 
-def quantize_in_place(model: PreTrainedModel, bits: int) -> None:
+def quantize_in_place(model: PreTrainedModel, bits: int, done: Callable[[nn.Linear], None] | None = None) -> None:
     """Brings the linear layers of `model` into 8 or 4 bits, where they are: on the processor or on a GPU.
 
     W_pack, o_proj, gate_proj, up_proj and down_proj shrink at once, one after the other; embedding, norms and output
     head stay. 8: LLM.int8 with the outlier threshold 6.0. 4: NF4 in blocks of 64 with compressed statistics, which
     works in the dtype of its input. Moving the model, saving it and loading the folder work afterwards; casting it
-    does not.
+    does not. `done` is called with each layer that was replaced.
 
     Raises:
         QuantizationError: `bits` is neither 8 nor 4, or the model is quantised, or spread over several devices, or
@@ -45,7 +47,8 @@ def quantize_in_place(model: PreTrainedModel, bits: int) -> None:
     from baichuan2.quantization.bnb import quantize_linears
 
     head = model.get_output_embeddings()
-    quantize_linears(model, bits, keep=[name for name, module in model.named_modules() if module is head])
+    keep = [name for name, module in model.named_modules() if module is head]
+    quantize_linears(model, bits, keep=keep, done=done)
     _tell_framework(model, bits)
 
 

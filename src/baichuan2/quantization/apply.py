@@ -1,20 +1,37 @@
 """Puts quantised layers in the place of a module's linear layers."""
 
 from collections.abc import Callable, Collection
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from baichuan2.errors import QuantizationError
-from baichuan2.quantization.blockwise import quantize_int4, quantize_int8
+from baichuan2.quantization.blockwise import NONUNIFORM_CODEBOOK, UNIFORM_CODEBOOK, quantize_int4, quantize_int8
 from baichuan2.quantization.linear import Int4Linear, Int8Embedding, Int8Linear, NF4Linear, QuantizedLinear
 from baichuan2.quantization.nf4 import quantize_nf4
-from baichuan2.quantization.scheme import QuantizationSpec
+from baichuan2.quantization.scheme import DEFAULT_CODEBOOK, DEFAULT_GROUP_SIZES, QuantizationSpec
 
-__all__ = ["TABLE_GROUP_SIZE", "empty_embedding", "empty_linear", "quantized_linear", "replace_modules"]
+__all__ = [
+    "CODEBOOKS",
+    "TABLE_GROUP_SIZE",
+    "default_spec",
+    "empty_embedding",
+    "empty_linear",
+    "quantized_linear",
+    "replace_modules",
+]
+
+CODEBOOKS = {"uniform": UNIFORM_CODEBOOK, "nonuniform": NONUNIFORM_CODEBOOK}
 
 TABLE_GROUP_SIZE = 128
 """Inputs that share a scale in a quantised embedding or head."""
+
+
+def default_spec(format: Literal["int8", "int4"]) -> QuantizationSpec:
+    """Our own format of that name with the group size and codebook that `baichuan2 quantize` takes too."""
+    codebook = tuple(map(int, CODEBOOKS[DEFAULT_CODEBOOK].tolist())) if format == "int4" else None
+    return QuantizationSpec(format=format, group_size=DEFAULT_GROUP_SIZES[format], codebook=codebook)
 
 
 def empty_linear(spec: QuantizationSpec, in_features: int, out_features: int) -> QuantizedLinear:

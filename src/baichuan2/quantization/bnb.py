@@ -20,11 +20,20 @@ from torch import Tensor, nn
 from baichuan2.errors import QuantizationError
 from baichuan2.quantization.bnb_library import bitsandbytes_library
 from baichuan2.quantization.freed_memory import give_back
+from baichuan2.quantization.nf4 import NF4Tensor
 
 bnb: Any = bitsandbytes_library()
 functional: Any = bnb.functional
 
-__all__ = ["Linear4bit", "Linear8bitLt", "has_fast_kernel", "mend_linears", "quantize_linears", "set_compute_dtype"]
+__all__ = [
+    "Linear4bit",
+    "Linear8bitLt",
+    "has_fast_kernel",
+    "mend_linears",
+    "nf4_product",
+    "quantize_linears",
+    "set_compute_dtype",
+]
 
 BLOCK_SIZE = 64  # weights that share one scale
 OUTLIER_THRESHOLD = 6.0  # inputs beyond it are multiplied in float16 (Dettmers et al. 2022, arXiv 2208.07339)
@@ -189,12 +198,19 @@ class Linear8bitLt(bnb.nn.Linear8bitLt):  # type: ignore[misc]
         return result
 
 
-def quantize_linears(module: nn.Module, bits: int, *, keep: Collection[str] = ()) -> list[str]:
+def quantize_linears(
+    module: nn.Module,
+    bits: int,
+    *,
+    keep: Collection[str] = (),
+    done: Callable[[nn.Linear], None] | None = None,
+) -> list[str]:
     """Replaces the plain linear layers inside `module` by layers of 8 or 4 bits, and returns their names.
 
     Layers named in `keep` stay, and so do subclasses of `nn.Linear`. Each weight (N, K) is quantised on its own device
     and released before the next, so memory falls from the first layer on. 4 bits: NF4 in blocks of 64, the scales
-    themselves in 8 bits; 8 bits: by rows, with outlier inputs beyond 6.0 in float16. Biases stay as they are.
+    themselves in 8 bits; 8 bits: by rows, with outlier inputs beyond 6.0 in float16. Biases stay as they are. `done` is
+    called with each old layer.
 
     Raises:
         QuantizationError: `bits` is neither 8 nor 4, a weight is not there (offloaded) or of another number format
@@ -213,6 +229,8 @@ def quantize_linears(module: nn.Module, bits: int, *, keep: Collection[str] = ()
         layer = chosen.pop(name)
         module.set_submodule(name, quantize(layer))
         give_back(layer.weight.data)
+        if done is not None:
+            done(layer)
     mend_linears(module)
     return names
 
@@ -275,3 +293,36 @@ def set_compute_dtype(module: nn.Module, dtype: torch.dtype) -> None:
     for layer in module.modules():
         if isinstance(layer, Linear4bit):
             layer.compute_dtype = dtype
+
+
+def nf4_product(weight: NF4Tensor) -> Callable[[Tensor], Tensor]:
+    """The function that multiplies inputs (..., K) with `weight` (N, K): (..., N), in their dtype and without gradient.
+
+    It holds the tensors of `weight`, no copies of them, on whatever device they are; K must be a multiple of the block
+    size. On an accelerator one row takes the library's own kernel, which never makes the whole weight.
+    """
+    scales = None
+    if weight.is_double:
+        scales = functional.QuantState(
+            absmax=weight.nested_absmax,
+            code=weight.nested_code,
+            blocksize=weight.nested_block_size,
+            dtype=torch.float32,
+        )
+    state = functional.QuantState(
+        absmax=weight.absmax,
+        shape=torch.Size(weight.shape),
+        code=weight.code,
+        blocksize=weight.block_size,
+        quant_type="nf4",
+        dtype=weight.dtype,
+        offset=weight.offset,
+        state2=scales,
+    )
+    codes = weight.codes.reshape(1, -1)  # as the library passes them on, transposed
+
+    def multiply(inputs: Tensor) -> Tensor:
+        product: Tensor = bnb.matmul_4bit(inputs.detach(), codes, quant_state=state)
+        return product
+
+    return multiply

@@ -5,6 +5,7 @@ time, so the whole weight never exists in memory. It moves between devices with 
 leaves it as it is. This is the plain version: exact, on every device, and the oracle of any faster product.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baichuan2.errors import MissingExtraError
 from baichuan2.quantization.blockwise import (
     Int4Tensor,
     Int8Tensor,
@@ -108,7 +110,10 @@ class _Product(torch.autograd.Function):
 
 
 class Int8Linear(QuantizedLinear):
-    """Weights in 8 bits with a scale for each group of inputs; see `Int8Tensor`."""
+    """Weights in 8 bits with a scale for each group of inputs; see `Int8Tensor`.
+
+    On an accelerator the plain way is taken: right, and slower than the 16-bit product.
+    """
 
     weight_codes: Tensor
     weight_scales: Tensor
@@ -157,7 +162,10 @@ class Int8Linear(QuantizedLinear):
 
 
 class Int4Linear(QuantizedLinear):
-    """Weights in 4 bits with a scale for each group of inputs; see `Int4Tensor`."""
+    """Weights in 4 bits with a scale for each group of inputs; see `Int4Tensor`.
+
+    On an accelerator the plain way is taken: right, and slower than the 16-bit product.
+    """
 
     weight_codes: Tensor
     weight_scales: Tensor
@@ -218,6 +226,9 @@ class NF4Linear(QuantizedLinear):
     `is_compressed`: whether the maxima of the blocks are in 8 bits too. `weight_dtype`: weights are rounded to it
     before they meet the inputs, as the official 4-bit models do. `as_released`: rows that are no whole number of blocks
     are computed as the released stack does, see `ragged_rows`.
+
+    On an accelerator bitsandbytes multiplies, where it is installed and rows are whole blocks; else the plain way. The
+    library rounds weights to the dtype of the inputs, not to `weight_dtype`.
     """
 
     weight_codes: Tensor
@@ -252,6 +263,8 @@ class NF4Linear(QuantizedLinear):
             num_nested = -(-num_blocks // NESTED_BLOCK_SIZE)
             self.register_buffer("weight_nested_absmax", torch.empty(num_nested, dtype=torch.float32))
             self.register_buffer("weight_nested_code", torch.empty(256, dtype=torch.float32))
+        self._product: Callable[[Tensor], Tensor] | None = None
+        self._product_of: tuple[object, ...] = ()
 
     @classmethod
     def from_tensor(cls, weight: NF4Tensor) -> Self:
@@ -263,6 +276,33 @@ class NF4Linear(QuantizedLinear):
         for name, values in nf4_buffers(weight).items():
             setattr(layer, name, values)
         return layer
+
+    def multiply(self, inputs: Tensor) -> Tensor:
+        """The product without a gradient, (..., N)."""
+        product = self._library_product() if self._suits_library(inputs) else None
+        return super().multiply(inputs) if product is None else product(inputs)
+
+    def _suits_library(self, inputs: Tensor) -> bool:
+        is_elsewhere = inputs.device.type not in ("cpu", "meta") and inputs.device == self.weight_codes.device
+        return is_elsewhere and self.in_features % NF4_BLOCK_SIZE == 0
+
+    def _library_product(self) -> Callable[[Tensor], Tensor] | None:
+        """The library's product with what is stored now, made once and again after a move; None without the library."""
+        make = _library_nf4()
+        if make is None:
+            return None
+        origin = tuple((values.device, values.data_ptr()) for values in self.buffers(recurse=False))
+        if self._product is None or origin != self._product_of:
+            self._product, self._product_of = make(self.stored()), origin
+        return self._product
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As for every stored weight; the product lets go of what it held before the move."""
+        self._product, self._product_of = None, ()
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_product": None, "_product_of": ()}  # a copy or pickle makes its own
 
     def stored(self) -> NF4Tensor:
         """What is stored, as one value."""
@@ -284,6 +324,16 @@ class NF4Linear(QuantizedLinear):
             return dequantize_as_released(self.stored(), self.weight_dtype)[rows].to(dtype)
         start, stop, _ = rows.indices(self.out_features)
         return dequantize_nf4(self.stored(), self.weight_dtype, (start, stop)).to(dtype)
+
+
+@functools.cache
+def _library_nf4() -> Callable[[NF4Tensor], Callable[[Tensor], Tensor]] | None:
+    """What makes products by bitsandbytes; None where it is not installed."""
+    try:
+        from baichuan2.quantization.bnb import nf4_product
+    except MissingExtraError:
+        return None
+    return nf4_product
 
 
 class Int8Embedding(StoredBuffers):

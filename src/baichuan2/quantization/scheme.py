@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from baichuan2.errors import CheckpointError, QuantizationError
 
-__all__ = ["METHOD", "VERSION", "Format", "QuantizationSpec", "Scheme"]
+__all__ = ["DEFAULT_CODEBOOK", "DEFAULT_GROUP_SIZES", "METHOD", "VERSION", "Format", "QuantizationSpec", "Scheme"]
 
 METHOD = "baichuan2"
 """The `quant_method` of our own files."""
@@ -20,6 +20,10 @@ VERSION = 1
 
 Format = Literal["int8", "int4", "nf4"]
 GROUP_SIZES = {"int8": (0, 32, 64, 128), "int4": (32, 64, 128), "nf4": (64,)}
+DEFAULT_GROUP_SIZES: dict[str, int] = {"int8": 128, "int4": 32, "nf4": 64}
+"""Where nobody chose: the best of each format, in files and in memory."""
+DEFAULT_CODEBOOK = "nonuniform"
+"""The 16 values of int4 where nobody chose; their name in `apply.CODEBOOKS`."""
 CODE_BITS = {"int8": 8, "int4": 4, "nf4": 4}
 SCALE_BITS = 16
 CODEBOOK_SIZE = 16

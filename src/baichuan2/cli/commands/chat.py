@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from baichuan2.cli.conversation import Conversation, Session
 from baichuan2.cli.keyboard import open_reader, read_prompt
+from baichuan2.cli.progress import progress_bar
 from baichuan2.cli.screen import ReplyPrinter, accept_any_text, notice
 from baichuan2.cli.text import Words, words_for
 from baichuan2.settings import ChatSettings, LoadSettings, OutputSettings, RunSettings, SamplingSettings
@@ -12,6 +13,7 @@ from baichuan2.settings import ChatSettings, LoadSettings, OutputSettings, RunSe
 if TYPE_CHECKING:
     from baichuan2.checkpoints.load import LoadedModel
 
+BAR_DELAY = 1.5  # seconds of quantising after which its bar appears
 SETTINGS = (LoadSettings, SamplingSettings, ChatSettings, RunSettings, OutputSettings)
 
 
@@ -40,7 +42,8 @@ def load_with_notice(load: LoadSettings, words: Words) -> "LoadedModel":
     started = time.perf_counter()
     from baichuan2.checkpoints.load import load_model
 
-    loaded = load_model(load.model, load)
+    with progress_bar(words.quantizing, delay=BAR_DELAY) as show:
+        loaded = load_model(load.model, load, watch=show)
     notice(words.ready.format(seconds=time.perf_counter() - started))
     return loaded
 

@@ -1,11 +1,11 @@
 """`baichuan2 quantize`: writes a checkpoint in 8 or 4 bits, once, so that loading it needs no work."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from baichuan2.cli.commands.plan import size_text
+from baichuan2.cli.progress import progress_bar
 from baichuan2.cli.screen import accept_any_text, notice, print_json
 from baichuan2.cli.text import Words, words_for
 from baichuan2.errors import SettingsError
@@ -71,31 +71,10 @@ def _watcher(words: Words) -> "Iterator[Callable[[Step], None]]":
 
     That an earlier run is gone on with is told in either case.
     """
-    if not sys.stderr.isatty():
-        yield lambda step: _tell_resumed(step, words)
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(words.quantize_layers, total=None)
+    with progress_bar(words.quantize_layers) as show:
 
         def watch(step: "Step") -> None:
-            progress.update(task, total=step.total, completed=step.done)
+            show(step.done, step.total)
             _tell_resumed(step, words)
 
         yield watch
