@@ -331,6 +331,41 @@ def test_quantised_files_count_as_they_are(monkeypatch: pytest.MonkeyPatch) -> N
     check(config, 9 * GB + 2 * 125_696 * 5120)
 
 
+def quantised(config: BaichuanConfig, scheme: Scheme) -> tuple[int, int]:
+    """Bytes of the layers that are quantised, and of all that the least running model needs."""
+    item = estimate(config, scheme, context=1)
+    return item.attention + item.mlp, item.weights + item.head_copy + item.cache
+
+
+@pytest.mark.parametrize(("precision", "scheme"), [("int8", Scheme("int8", 0)), ("int4", Scheme("nf4"))])
+def test_quantising_while_loading_fits_a_smaller_accelerator(
+    precision: str, scheme: Scheme, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, need = quantised(CONFIG_13B, scheme)
+    assert need < 0.62 * least(CONFIG_13B)
+    machine(monkeypatch, free=0, gpus=(need,))
+    check(quantize=precision)
+    machine(monkeypatch, free=BIG, gpus=(need - 1, BIG))  # it is never spread
+    with pytest.raises(MemoryShortageError, match=r"on cuda:0, where"):
+        check(quantize=precision)
+
+
+@pytest.mark.parametrize(("precision", "scheme"), [("int8", Scheme("int8", 128)), ("int4", Scheme("int4", 32))])
+def test_quantising_while_loading_must_fit_the_processors_memory(
+    precision: str, scheme: Scheme, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers, need = quantised(CONFIG_13B, scheme)
+    beside = least(CONFIG_13B) - BYTES_13B
+    machine(monkeypatch, free=layers + beside - GB, swap=GB, total=BYTES_13B // 3)  # the 16-bit files may be far larger
+    check(quantize=precision)
+    machine(monkeypatch, free=layers + beside - GB, swap=GB - 1)
+    with pytest.raises(MemoryShortageError, match=rf"^big needs {need / 1e9:.1f} GB on cpu"):
+        check(quantize=precision)
+    machine(monkeypatch, free=layers + beside)
+    with pytest.raises(MemoryShortageError):
+        check(quantize=precision, dtype="float16")  # embedding, head and norms are converted, not mapped
+
+
 def test_loading_asks_first_and_can_be_told_not_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder(tmp_path / "small")
     machine(monkeypatch, free=1000, total=10**6)
