@@ -221,6 +221,17 @@ class QuantizeSettings:
     )
     head: Literal["none", "int8"] = setting("none", "int8: the output head in 8 bits too (int8 and int4 only)")
     embedding: Literal["none", "int8"] = setting("none", "int8: the embedding in 8 bits too (int8 and int4 only)")
+    report: bool = setting(
+        False,
+        "tables of memory and quality: of TARGET beside SOURCE; without TARGET of SOURCE in int8, int4 and nf4, whose "
+        "copies are removed again",
+    )
+    reference: str | None = setting(
+        None, "unquantised model that a report on a quantised SOURCE compares it with", metavar="FOLDER"
+    )
+    text: str | None = setting(
+        None, "plain text that a report measures quality on; not given: a built-in one", metavar="FILE"
+    )
     revision: str | None = setting(None, "branch, tag or commit on the hub", metavar="REV")
     offline: bool = setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
     language: Literal["auto", "zh", "en"] = setting(
@@ -229,6 +240,9 @@ class QuantizeSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        for name in ("reference", "text"):
+            if getattr(self, name) is not None and not self.report:
+                raise SettingsError(f"{flag_name(name)} works with --report only")
         is_own = self.format in ("int8", "int4")
         allowed = {"int4": (32, 64, 128), "int8": (0, 32, 64, 128)}.get(self.format, (64,))
         if self.group_size is not None and self.group_size not in allowed:

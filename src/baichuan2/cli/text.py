@@ -62,6 +62,32 @@ class Words:
     quantize_resumed: str
     quantize_interrupted: str
     quantize_done: str
+    report_start: str
+    report_copy: str
+    report_memory: str
+    report_quality: str
+    report_title: str
+    report_part: str
+    report_files: str
+    report_cache: str
+    report_program: str
+    report_resident: str
+    report_mapped: str
+    report_peak: str
+    report_memory_note: str
+    report_replies: str
+    report_text: str
+    report_file: str
+    report_kl: str
+    report_kl_median: str
+    report_kl_99: str
+    report_agreement: str
+    report_accuracy: str
+    report_perplexity: str
+    report_quality_title: str
+    report_quality_note: str
+    report_no_reference: str
+    report_built_in: str
 
 
 CHINESE = Words(
@@ -125,6 +151,32 @@ CHINESE = Words(
     quantize_resumed="接着上次的进度：{total} 层中已有 {count} 层完成。",
     quantize_interrupted="[已停止；再次运行同一命令会从 {target}.partial 继续]",
     quantize_done="完成：{target}，{before} → {after}，每个权重 {bits:.2f} 位，用时 {seconds:.0f} 秒。",
+    report_start="报告：至少需 {seconds}（舍入计算另计），内存约 {memory}，临时磁盘（{scratch}）{disk}，用后即删。",
+    report_copy="{name}：正在量化临时副本 ……",
+    report_memory="{name}：正在新进程中测量内存 ……",
+    report_quality="{name}：正在与原权重比较 ……",
+    report_title="{model}：内存",
+    report_part="字节",
+    report_files="权重文件",
+    report_cache="KV 缓存（{context} 个 token）",
+    report_program="加载前的程序",
+    report_resident="加载后驻留内存",
+    report_mapped="  其中映射自文件",
+    report_peak="峰值，含加载与 {tokens} 个 token",
+    report_memory_note="1 GB = 10^9 字节。上半按张量计算；下半由新进程实测，含程序本身；映射自文件的部分可随时收回。",
+    report_replies="对话回复",
+    report_text="普通文本",
+    report_file="文件 {name}",
+    report_kl="KL 散度",
+    report_kl_median="  中位数",
+    report_kl_99="  第 99 百分位",
+    report_agreement="首选 token 一致",
+    report_accuracy="下一 token 正确率",
+    report_perplexity="困惑度",
+    report_quality_title="质量：{text}，{tokens} 个 token，{sequences} 段",
+    report_quality_note="KL：相对于按 {dtype} 计算的原权重，单位 nat/token。± 为按段计算的 95% 区间。{source}",
+    report_no_reference="未给出 --reference，因此不测质量。",
+    report_built_in="文本为内置，与校准文本同类，但句子不同。",
 )
 
 ENGLISH = Words(
@@ -188,6 +240,41 @@ ENGLISH = Words(
     quantize_resumed="going on where the last run stopped: {count} of {total} layers were finished",
     quantize_interrupted="[stopped; the same command goes on from {target}.partial]",
     quantize_done="done: {target}, {before} -> {after}, {bits:.2f} bits a weight, {seconds:.0f} s",
+    report_start=(
+        "report: computing takes at least {seconds} (rounding of copies comes on top), about {memory} of "
+        "memory, and {disk} of disk in {scratch}, freed again"
+    ),
+    report_copy="{name}: quantising a copy that is removed afterwards ...",
+    report_memory="{name}: measuring memory in a fresh process ...",
+    report_quality="{name}: comparing with the original weights ...",
+    report_title="{model}: memory",
+    report_part="bytes of",
+    report_files="weight files",
+    report_cache="KV cache, {context} tokens",
+    report_program="the program, before loading",
+    report_resident="resident after loading",
+    report_mapped="  of it mapped from files",
+    report_peak="peak, with loading and {tokens} tokens",
+    report_memory_note=(
+        "1 GB = 10^9 bytes. Above: counted from the tensors. Below: measured in a fresh process on the "
+        "processor, the program included; what is mapped from files the system can take back at any time."
+    ),
+    report_replies="replies of conversations",
+    report_text="plain text",
+    report_file="file {name}",
+    report_kl="KL divergence",
+    report_kl_median="  median",
+    report_kl_99="  99th percentile",
+    report_agreement="same likeliest token",
+    report_accuracy="next token right",
+    report_perplexity="perplexity",
+    report_quality_title="quality: {text}, {tokens} tokens in {sequences} pieces",
+    report_quality_note=(
+        "KL: from the original weights computed in {dtype}, nats per token. ±: 95 % interval over pieces. "
+        "{source}"
+    ),
+    report_no_reference="no --reference was given, so quality is not measured",
+    report_built_in="The text is built in: of the same kind as the calibration text, not the same sentences.",
 )
 
 

@@ -1,6 +1,7 @@
 """`baichuan2 quantize`: writes a checkpoint in 8 or 4 bits, once, so that loading it needs no work."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,16 @@ EXAMPLES = """\
   baichuan2 quantize demo-chat small                       4 bits, the best that this package knows
   baichuan2 quantize path/to/model smaller --format int8   8 bits, nearly indistinguishable from the original
   baichuan2 quantize path/to/model out --calibration my.txt --head int8
-  baichuan2 quantize path/to/model out --format official-4bits   files for programs that read Baichuan2-*-4bits"""
+  baichuan2 quantize path/to/model out --format official-4bits   files for programs that read Baichuan2-*-4bits
+  baichuan2 quantize demo-chat --report                    what each format saves and costs; nothing is kept"""
 
 
 def run(settings: QuantizeSettings, output: OutputSettings) -> int:
-    """Writes the folder and tells its size; the exit code."""
+    """Writes the folder and tells its size, and reports on it if asked; the exit code."""
     accept_any_text()
     words = words_for(settings.language)
+    if settings.report and settings.source and not settings.target:
+        return _report(settings, output, words)
     if not settings.source or not settings.target:
         missing = "SOURCE" if not settings.source else "TARGET"
         raise SettingsError(f"{missing} is missing: baichuan2 quantize SOURCE TARGET (see baichuan2 quantize --help)")
@@ -50,6 +54,23 @@ def run(settings: QuantizeSettings, output: OutputSettings) -> int:
                 seconds=result.seconds,
             )
         )
+    return _report(settings, output, words) if settings.report else 0
+
+
+def _report(settings: QuantizeSettings, output: OutputSettings, words: Words) -> int:
+    from baichuan2.bench.report import make_report
+    from baichuan2.cli.report import announce, print_report, stage
+    from baichuan2.convert.quantize import quantize_checkpoint
+
+    def make_copy(wanted: QuantizeSettings) -> None:
+        with _watcher(words) as watch:
+            quantize_checkpoint(wanted, watch)
+
+    report = make_report(settings, make_copy, stage=stage(words), announce=announce(words))
+    if output.json:
+        print_json(report.as_dict())
+    else:
+        print_report(report, sys.stdout, words)
     return 0
 
 
