@@ -52,6 +52,7 @@ def test_json_after_a_folder_is_one_object_a_line(source, text, tmp_path, capsys
         (["demo-chat", "out", "--text", "a.txt"], "--text works with --report only"),
         (["demo-chat", "out", "--reference", "demo-chat"], "--reference works with --report only"),
         (["--report"], "SOURCE is missing"),
+        (["demo-chat", "out", "--report", "--text", "nowhere.txt"], "nowhere.txt cannot be read"),
         (["demo-chat", "--report", "--reference", "demo-chat"], "--reference goes with a SOURCE that is quantised"),
         (["demo-chat", "--report", "--text", "nowhere.txt"], "nowhere.txt cannot be read"),
         (["nowhere", "--report"], "there is no folder nowhere"),

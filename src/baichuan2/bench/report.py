@@ -31,7 +31,7 @@ from baichuan2.model.cost import cache_bytes, flops_per_token, head_copy_bytes, 
 from baichuan2.model.norm_head import NormHead
 from baichuan2.settings import LoadSettings, QuantizeSettings
 
-__all__ = ["FORMATS", "Forecast", "PartBytes", "Report", "ReportRow", "Stage", "make_report"]
+__all__ = ["FORMATS", "Forecast", "PartBytes", "Report", "ReportRow", "Stage", "check_report", "make_report"]
 
 Format = Literal["int8", "int4", "nf4", "official-4bits"]
 FORMATS: tuple[Format, ...] = ("int8", "int4", "nf4")
@@ -131,6 +131,11 @@ def _silent(name: str, kind: str) -> Iterator[Callable[[int, int], None]]:
     yield lambda *_: None
 
 
+def check_report(settings: QuantizeSettings) -> None:
+    """Raises what `make_report` would raise before its long work; the target need not be there yet."""
+    _Job(settings).forecast(Path(tempfile.gettempdir()))
+
+
 def make_report(
     settings: QuantizeSettings,
     make_copy: Callable[[QuantizeSettings], object],
@@ -151,8 +156,6 @@ def make_report(
         DataError, TokenizerError: the text or the tokenizer cannot be read.
         QuantizationError: the models have different vocabularies, or one gives no numbers.
     """
-    if not settings.source:
-        raise SettingsError("SOURCE is missing: baichuan2 quantize --report SOURCE (see baichuan2 quantize --help)")
     job = _Job(settings)
     with tempfile.TemporaryDirectory(prefix="baichuan2-report-") as scratch:
         forecast = job.forecast(Path(scratch).parent)
@@ -169,7 +172,7 @@ def make_report(
             shutil.rmtree(folder)  # the next one needs the room
     dtype = None if job.reference is None else str(job.reference_dtype).removeprefix("torch.")
     return Report(
-        model=settings.source, context=job.context, reference_dtype=dtype, texts=tuple(job.texts), rows=tuple(rows)
+        model=str(settings.source), context=job.context, reference_dtype=dtype, texts=tuple(job.texts), rows=tuple(rows)
     )
 
 
@@ -177,6 +180,8 @@ class _Job:
     """What is measured, found and checked before anything long begins."""
 
     def __init__(self, settings: QuantizeSettings) -> None:
+        if not settings.source:
+            raise SettingsError("SOURCE is missing: baichuan2 quantize --report SOURCE (see baichuan2 quantize --help)")
         self.settings = settings
         source = locate(settings.source, revision=settings.revision, offline=settings.offline)
         self.config = read_config(source)

@@ -270,8 +270,7 @@ ENGLISH = Words(
     report_perplexity="perplexity",
     report_quality_title="quality: {text}, {tokens} tokens in {sequences} pieces",
     report_quality_note=(
-        "KL: from the original weights computed in {dtype}, nats per token. ±: 95 % interval over pieces. "
-        "{source}"
+        "KL: from the original weights computed in {dtype}, nats per token. ±: 95 % interval over pieces. {source}"
     ),
     report_no_reference="no --reference was given, so quality is not measured",
     report_built_in="The text is built in: of the same kind as the calibration text, not the same sentences.",

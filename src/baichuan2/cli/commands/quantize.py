@@ -33,6 +33,10 @@ def run(settings: QuantizeSettings, output: OutputSettings) -> int:
     if not settings.source or not settings.target:
         missing = "SOURCE" if not settings.source else "TARGET"
         raise SettingsError(f"{missing} is missing: baichuan2 quantize SOURCE TARGET (see baichuan2 quantize --help)")
+    if settings.report:  # what is wrong with that is told now, not hours later
+        from baichuan2.bench.report import check_report
+
+        check_report(settings)
     notice(words.quantize_start.format(source=settings.source, target=settings.target, format=settings.format))
     from baichuan2.convert.quantize import quantize_checkpoint
 
