@@ -20,8 +20,8 @@ __all__ = ["Quality", "QualityMeter", "compare_logits", "compare_models", "token
 BLOCK_ELEMENTS = 2**24
 """Logits of one model that are alive at once: 64 MiB in float32."""
 
-NORMAL_95 = 1.959964
-"""Standard errors on either side of a mean that hold 95 % of a normal distribution."""
+LEAST_GROUPS = 5
+"""Sequences from which a spread can be told."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of places compared so far, and of all."""
@@ -36,7 +36,7 @@ class Quality:
     token is the one that stands in the text. `perplexity`: exp of the mean negative log-probability of the text.
 
     Margins are half widths of 95 % intervals, over sequences, as the places of one sequence are alike; None where there
-    are fewer than two. `loss_margin` is that of the difference of both log-perplexities.
+    are fewer than five. `loss_margin` is that of the difference of both log-perplexities.
     """
 
     num_tokens: int
@@ -142,13 +142,13 @@ class QualityMeter:
         """Half the 95 % interval of the mean of `values` (n,): sequences were drawn, not the places by themselves."""
         sizes = torch.tensor(self._group_sizes, dtype=torch.float64)
         num_groups = len(sizes)
-        if num_groups < 2 or int(sizes.sum()) != len(values) or not bool(torch.isfinite(values).all()):
+        if num_groups < LEAST_GROUPS or int(sizes.sum()) != len(values) or not bool(torch.isfinite(values).all()):
             return None
         sums = torch.stack([part.sum() for part in torch.split(values, self._group_sizes)])
         # a mean of all places is a ratio of two sums over sequences: its error by linearisation
         rest = sums - values.mean() * sizes
         variance = rest.square().sum() * num_groups / (num_groups - 1)
-        return NORMAL_95 * variance.sqrt().item() / len(values)
+        return _student_95(num_groups - 1) * variance.sqrt().item() / len(values)
 
 
 @torch.inference_mode()
@@ -248,6 +248,13 @@ def token_windows(tokenizer: TextEncoder, path: Path, *, length: int, limit: int
     if not windows:
         raise DataError(f"{path} holds too little text: two tokens at least are needed, got {len(ids)}")
     return windows
+
+
+def _student_95(degrees: int) -> float:
+    """Standard errors on either side of a mean that hold 95 % of Student's distribution, to 2 % from 4 degrees on."""
+    normal = 1.959964
+    first = (normal**3 + normal) / (4 * degrees)
+    return normal + first + (5 * normal**5 + 16 * normal**3 + 3 * normal) / (96 * degrees**2)
 
 
 def _first_places(sequences: Sequence[Tensor], starts: Sequence[int] | None) -> list[int]:

@@ -108,16 +108,17 @@ def _memory_table(report: "Report", words: Words) -> Any:
 
 
 def _quality_table(report: "Report", number: int, words: Words) -> Any:
-    table = _table(report, _text_name(report.texts[number], words))
+    table = _table(report, words.report_measure)
     found = [row.qualities[number] for row in report.rows]
     table.add_row(words.report_kl, *(_with_margin(item.kl_mean, item.kl_margin, "{:.5f}") for item in found))
     table.add_row(words.report_kl_median, *(f"{item.kl_median:.5f}" for item in found))
     table.add_row(words.report_kl_99, *(f"{item.kl_percentile_99:.5f}" for item in found))
     agreements = [_with_margin(100 * item.agreement, _percent(item.agreement_margin), "{:.2f}") for item in found]
-    table.add_row(f"{words.report_agreement}, %", *agreements)
+    table.add_row(words.report_agreement, *agreements)
     accuracies = [_with_margin(100 * item.accuracy, _percent(item.accuracy_margin), "{:.2f}") for item in found]
-    table.add_row(f"{words.report_accuracy}, %", *accuracies)
-    table.add_row(words.report_perplexity, *map(_perplexity, found))
+    table.add_row(words.report_accuracy, *accuracies)
+    table.add_row(words.report_perplexity, *(f"{item.perplexity:.5g}" for item in found))
+    table.add_row(words.report_factor, *map(_factor, found))
     return table
 
 
@@ -130,13 +131,13 @@ def _with_margin(value: float, margin: float | None, form: str) -> str:
     return text if margin is None else f"{text} ±{form.format(margin)}"
 
 
-def _perplexity(quality: "Quality") -> str:
-    """With the factor by which it differs from that of the reference, and the margin of the factor."""
+def _factor(quality: "Quality") -> str:
+    """By which the perplexity differs from that of the reference."""
     if not 0 < quality.reference_perplexity < math.inf or not math.isfinite(quality.perplexity):
-        return f"{quality.perplexity:.4f}"
+        return "-"
     factor = quality.perplexity / quality.reference_perplexity
     margin = None if quality.loss_margin is None else factor * math.expm1(quality.loss_margin)
-    return f"{quality.perplexity:.4f} ×{_with_margin(factor, margin, '{:.4f}')}"
+    return _with_margin(factor, margin, "{:.4f}")
 
 
 def _text_name(text: "ReportText", words: Words) -> str:

@@ -84,6 +84,8 @@ class Words:
     report_agreement: str
     report_accuracy: str
     report_perplexity: str
+    report_factor: str
+    report_measure: str
     report_quality_title: str
     report_quality_note: str
     report_no_reference: str
@@ -170,11 +172,13 @@ CHINESE = Words(
     report_kl="KL 散度",
     report_kl_median="  中位数",
     report_kl_99="  第 99 百分位",
-    report_agreement="首选 token 一致",
-    report_accuracy="下一 token 正确率",
+    report_agreement="首选 token 一致 %",
+    report_accuracy="下一 token 正确 %",
     report_perplexity="困惑度",
+    report_factor="  与原权重之比",
+    report_measure="指标",
     report_quality_title="质量：{text}，{tokens} 个 token，{sequences} 段",
-    report_quality_note="KL：相对于按 {dtype} 计算的原权重，单位 nat/token。± 为按段计算的 95% 区间。{source}",
+    report_quality_note="KL：相对于按 {dtype} 计算的原权重，单位 nat/token。±：按段计算的 95% 区间。{source}",
     report_no_reference="未给出 --reference，因此不测质量。",
     report_built_in="文本为内置，与校准文本同类，但句子不同。",
 )
@@ -265,12 +269,15 @@ ENGLISH = Words(
     report_kl="KL divergence",
     report_kl_median="  median",
     report_kl_99="  99th percentile",
-    report_agreement="same likeliest token",
-    report_accuracy="next token right",
+    report_agreement="same likeliest, %",
+    report_accuracy="next right, %",
     report_perplexity="perplexity",
+    report_factor="  times the original's",
+    report_measure="measure",
     report_quality_title="quality: {text}, {tokens} tokens in {sequences} pieces",
     report_quality_note=(
-        "KL: from the original weights computed in {dtype}, nats per token. ±: 95 % interval over pieces. {source}"
+        "KL: from the original weights computed in {dtype}, nats per token. Same likeliest: both think one token "
+        "the likeliest; next right: it is the one in the text. ±: 95 % interval over pieces. {source}"
     ),
     report_no_reference="no --reference was given, so quality is not measured",
     report_built_in="The text is built in: of the same kind as the calibration text, not the same sentences.",
