@@ -12,7 +12,7 @@ import torch
 from baichuan2.bench import report as report_module
 from baichuan2.bench.memory import LoadMemory, ProcessMemory
 from baichuan2.bench.report import make_report
-from baichuan2.bench.report_text import built_in_texts, file_text
+from baichuan2.bench.report_text import ReportText, built_in_texts, file_text
 from baichuan2.checkpoints.load import load_model
 from baichuan2.checkpoints.memory import Place
 from baichuan2.convert.quantize import quantize_checkpoint
@@ -204,3 +204,15 @@ def test_a_text_that_cannot_be_used_is_told(tmp_path):
     (tmp_path / "short.txt").write_text("", encoding="utf-8")
     with pytest.raises(DataError, match="too little text"):
         file_text(tokenizer, str(tmp_path / "short.txt"), max_length=64)
+
+
+def test_only_what_is_foretold_counts(source, tmp_path, monkeypatch):
+    sequences = tuple(torch.arange(200 + start, 230 + start) for start in range(6))
+    given = ReportText("replies", "built-in", sequences, (20, 20, 20, 25, 25, 30))
+    monkeypatch.setattr(report_module, "built_in_texts", lambda *_, **__: [given])
+    target = tmp_path / "small"
+    quantize_checkpoint(wanted(source, None, target=str(target), format="int8"))
+    report = make_report(wanted(source, None, target=str(target)), lambda _: None)
+    assert given.num_tokens == 3 * 10 + 2 * 5
+    assert [row.qualities[0].num_tokens for row in report.rows] == [40, 40]
+    assert report.rows[1].qualities[0].kl_margin > 0
