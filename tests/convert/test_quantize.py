@@ -319,13 +319,13 @@ def test_a_changed_source_does_not_go_on(small, tmp_path):
 
 
 def test_what_was_written_wrongly_is_noticed(small, tmp_path, monkeypatch):
-    real = output.save_file
+    real = output.save_shard
 
-    def damaged(tensors: dict[str, Tensor], path: Path, **options) -> None:
+    def damaged(tensors: dict[str, Tensor], path: Path) -> None:
         name = next(name for name in tensors if name.endswith("weight_codes"))
-        real({**tensors, name: tensors[name] ^ 1}, path, **options)
+        real({**tensors, name: tensors[name] ^ 1}, path)
 
-    monkeypatch.setattr(output, "save_file", damaged)
+    monkeypatch.setattr(output, "save_shard", damaged)
     with pytest.raises(CheckpointError, match=r"weight_codes differs from what was written"):
         written(small, tmp_path / "out", method="nearest")
     assert not (tmp_path / "out").exists()

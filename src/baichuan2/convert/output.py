@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from baichuan2.checkpoints.shards import read_json
+from baichuan2.convert.shard_file import byte_pieces, save_shard
 from baichuan2.errors import CheckpointError, SettingsError
 from baichuan2.quantization.freed_memory import release_pages
 
@@ -27,7 +27,6 @@ __all__ = ["PartialFolder", "check_target", "read_shard", "same_bytes"]
 SUFFIX = ".partial"
 PROGRESS_FILE = "quantize-progress.json"
 DIGEST_FILE = "SHA256SUMS"
-BYTES_AT_A_TIME = 1 << 26
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
 
 
@@ -144,7 +143,7 @@ class PartialFolder:
         """
 
         def write(path: Path) -> None:
-            save_file(dict(tensors), path, metadata={"format": "pt"})
+            save_shard(tensors, path)
 
         def verify(path: Path) -> dict[str, float]:
             found = read_shard(path)
@@ -265,9 +264,7 @@ def same_bytes(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors have one shape, one number format and the same bits, NaN included."""
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
-    flat = (tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (first, second))
-    parts = (torch.split(values, BYTES_AT_A_TIME) for values in flat)
-    return all(torch.equal(one, other) for one, other in zip(*parts, strict=True))
+    return all(torch.equal(one, other) for one, other in zip(byte_pieces(first), byte_pieces(second), strict=True))
 
 
 def digest_of(path: Path) -> str:
