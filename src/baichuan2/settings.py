@@ -130,8 +130,9 @@ class LoadSettings:
     device: str = setting("auto", "where to run: auto, cpu, cuda, cuda:1, npu, xpu, mps", metavar="DEVICE")
     quantize: Literal["none", "int8", "int4"] = setting(
         "none",
-        "weights in 8 or 4 bits in memory, made while loading: 25 minutes of one core for 7B; on an accelerator by "
-        "bitsandbytes; what baichuan2 quantize writes once loads in seconds and is more exact",
+        "weights in 8 or 4 bits in memory, made while loading: 2 (int8) or 13 minutes (int4) of one core for 7B; "
+        "on an accelerator by bitsandbytes; what baichuan2 quantize writes once loads in seconds and is more "
+        "exact",
     )
     numerics: Literal["exact", "official"] = setting(
         "exact", "13B position bias: exact, or official to reproduce the rounding of the released code"

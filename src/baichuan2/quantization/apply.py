@@ -10,7 +10,7 @@ from baichuan2.errors import QuantizationError
 from baichuan2.quantization.blockwise import NONUNIFORM_CODEBOOK, UNIFORM_CODEBOOK, quantize_int4, quantize_int8
 from baichuan2.quantization.linear import Int4Linear, Int8Embedding, Int8Linear, NF4Linear, QuantizedLinear
 from baichuan2.quantization.nf4 import quantize_nf4
-from baichuan2.quantization.scheme import DEFAULT_CODEBOOK, DEFAULT_GROUP_SIZES, QuantizationSpec
+from baichuan2.quantization.scheme import DEFAULT_GROUP_SIZES, QuantizationSpec
 
 __all__ = [
     "CODEBOOKS",
@@ -29,9 +29,12 @@ TABLE_GROUP_SIZE = 128
 
 
 def default_spec(format: Literal["int8", "int4"]) -> QuantizationSpec:
-    """Our own format of that name with the group size and codebook that `baichuan2 quantize` takes too."""
-    codebook = tuple(map(int, CODEBOOKS[DEFAULT_CODEBOOK].tolist())) if format == "int4" else None
-    return QuantizationSpec(format=format, group_size=DEFAULT_GROUP_SIZES[format], codebook=codebook)
+    """Our own format of that name for weights that are quantised in memory, without calibration.
+
+    The group size is that of `baichuan2 quantize`; the values of int4 are evenly spaced, for which torch has a fast
+    product.
+    """
+    return QuantizationSpec(format=format, group_size=DEFAULT_GROUP_SIZES[format])
 
 
 def empty_linear(spec: QuantizationSpec, in_features: int, out_features: int) -> QuantizedLinear:
@@ -51,13 +54,15 @@ def empty_linear(spec: QuantizationSpec, in_features: int, out_features: int) ->
 
 
 def quantized_linear(spec: QuantizationSpec, weight: Tensor) -> QuantizedLinear:
-    """The layer that stores `weight` (N, K) as `spec` says, rounded to nearest with searched scales.
+    """The layer that stores `weight` (N, K) as `spec` says, rounded to nearest; int4 with searched scales.
+
+    For int8 a search takes six times as long, and lowers the squared error by 3 % only.
 
     Raises:
         QuantizationError: the weight holds NaN or infinite numbers.
     """
     if spec.format == "int8":
-        return Int8Linear.from_tensor(quantize_int8(weight, group_size=spec.group_size))
+        return Int8Linear.from_tensor(quantize_int8(weight, group_size=spec.group_size, search=False))
     if spec.format == "int4":
         codebook = None if spec.codebook is None else torch.tensor(spec.codebook, dtype=torch.int8)
         return Int4Linear.from_tensor(quantize_int4(weight, group_size=spec.group_size, codebook=codebook))
