@@ -37,7 +37,7 @@ from baichuan2.quantization.ragged_rows import dequantize_as_released, has_ragge
 
 __all__ = ["Int4Linear", "Int8Embedding", "Int8Linear", "NF4Linear", "QuantizedLinear"]
 
-WEIGHTS_AT_A_TIME = 1 << 22
+WEIGHTS_AT_A_TIME = 1 << 20  # fastest of 2^17 ... 2^22 on 1 and 2 threads
 UNIFORM = tuple(range(-128, 128, 16))
 NF4_BLOCK_SIZE = 64
 
