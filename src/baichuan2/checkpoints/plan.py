@@ -32,7 +32,11 @@ __all__ = ["PRECISIONS", "Estimate", "Fit", "Plan", "check_fits", "estimate", "m
 Verdict = Literal["fits", "tight", "disk", "no", "unknown"]
 
 FLOAT_BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
-SCHEMES = {"int8": Scheme("int8", 0), "int4": Scheme("int4"), "nf4": Scheme("nf4")}
+SCHEMES = {
+    "int8": Scheme("int8", DEFAULT_GROUP_SIZES["int8"]),
+    "int4": Scheme("int4", DEFAULT_GROUP_SIZES["int4"]),
+    "nf4": Scheme("nf4", DEFAULT_GROUP_SIZES["nf4"]),
+}
 PRECISIONS = ("float32", "bfloat16", "int8", "int4", "nf4")
 # Python, torch, transformers and the tokenizer of 125,696 pieces: 0.45 GB after a chat, 0.51 GB at most (measured with
 # torch 2.13 on a processor); what an accelerator's driver takes for itself is of that size, but was not measured
@@ -375,7 +379,7 @@ def _scheme_in_memory(quantize: str, device_type: str) -> Scheme | None:
     if quantize == "none":
         return None
     if device_type == "cpu":
-        return Scheme("int8" if quantize == "int8" else "int4", DEFAULT_GROUP_SIZES[quantize])
+        return SCHEMES[quantize]
     return SCHEMES["int8" if quantize == "int8" else "nf4"]
 
 

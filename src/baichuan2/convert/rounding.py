@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 DEFAULT_GROUP_SIZES = {**OWN_GROUP_SIZES, "official-4bits": OWN_GROUP_SIZES["nf4"]}
-DEFAULT_METHODS = {"int8": "search", "int4": "gptq", "nf4": "nearest", "official-4bits": "nearest"}
+DEFAULT_METHODS = {"int8": "gptq", "int4": "gptq", "nf4": "nearest", "official-4bits": "nearest"}
 TABLE_ROWS = 8192  # of an embedding or head, handled at once
 ROWS = 1024  # of a weight, compared at once
 # scales that were searched may cut the largest weights off, and calibrated codes may err more for the outputs' sake

@@ -57,7 +57,7 @@ def save_shard(tensors: Mapping[str, Tensor], path: Path) -> None:
         file.write(len(content).to_bytes(8, "little") + content)
         for name in names:
             for piece in byte_pieces(tensors[name]):
-                file.write(piece.numpy())
+                file.write(piece.numpy().data)
 
 
 def byte_pieces(tensor: Tensor) -> Iterator[Tensor]:

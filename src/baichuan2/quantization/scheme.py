@@ -20,7 +20,7 @@ VERSION = 1
 
 Format = Literal["int8", "int4", "nf4"]
 GROUP_SIZES = {"int8": (0, 32, 64, 128), "int4": (32, 64, 128), "nf4": (64,)}
-DEFAULT_GROUP_SIZES: dict[str, int] = {"int8": 128, "int4": 32, "nf4": 64}
+DEFAULT_GROUP_SIZES: dict[str, int] = {"int8": 0, "int4": 32, "nf4": 64}
 """Where nobody chose: the best of each format, in files and in memory."""
 DEFAULT_CODEBOOK = "nonuniform"
 """The 16 values of int4 where nobody chose; their name in `apply.CODEBOOKS`."""
