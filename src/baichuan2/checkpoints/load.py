@@ -18,7 +18,14 @@ from transformers.utils import logging
 from baichuan2.checkpoints.device import pick_device, placement
 from baichuan2.checkpoints.locate import DEMO_DIR, locate
 from baichuan2.checkpoints.plan import check_fits
-from baichuan2.checkpoints.shards import WeightFiles, check_layout, check_values, find_weight_files, read_json
+from baichuan2.checkpoints.shards import (
+    WeightFiles,
+    check_layout,
+    check_stored_dtypes,
+    check_values,
+    find_weight_files,
+    read_json,
+)
 from baichuan2.errors import BaichuanError, CheckpointError, SettingsError, TokenizerError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
@@ -89,7 +96,10 @@ def load_model(
     kind = check_quantization(folder / "config.json", getattr(config, "quantization_config", None))
     if kind in ("none", "own"):  # the readers of other layouts check what they read
         expected, ignored = _expected_layout(folder / "config.json", config)
-        check_layout(files, expected, ignored)
+        check_layout(files, {name: tensor.shape for name, tensor in expected.items()}, ignored)
+    if kind == "own":
+        stored = {name: tensor.dtype for name, tensor in expected.items() if ".weight_" in name}
+        check_stored_dtypes(files, stored)
     model = _read_weights(files, config, settings)
     if kind != "bitsandbytes":
         is_kept = settings.quantize == "none"
@@ -182,8 +192,8 @@ def read_generation_config(folder: Path) -> GenerationConfig:
         raise CheckpointError(f"{source} has a value that cannot be used: {_one_line(error)}") from error
 
 
-def _expected_layout(path: Path, config: BaichuanConfig) -> tuple[dict[str, torch.Size], tuple[str, ...]]:
-    """Names and shapes of the weights that `config` asks for, and patterns of names to ignore; allocates nothing."""
+def _expected_layout(path: Path, config: BaichuanConfig) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """The weights that `config` asks for, by name and without memory, and patterns of names to ignore."""
     try:
         with torch.device("meta"):
             model = BaichuanForCausalLM(config)
@@ -194,8 +204,7 @@ def _expected_layout(path: Path, config: BaichuanConfig) -> tuple[dict[str, torc
         raise
     except Exception as error:  # a value that passed as a field, but that no layer can be built with
         raise CheckpointError(f"{path} describes no model that can be built: {_one_line(error)}") from error
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    return shapes, tuple(model._keys_to_ignore_on_load_unexpected or ())
+    return model.state_dict(), tuple(model._keys_to_ignore_on_load_unexpected or ())
 
 
 def _read_weights(files: WeightFiles, config: BaichuanConfig, settings: LoadSettings) -> BaichuanForCausalLM:

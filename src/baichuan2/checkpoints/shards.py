@@ -20,13 +20,22 @@ from torch import nn
 from baichuan2.errors import CheckpointError
 from baichuan2.quantization.freed_memory import is_mapped_from_file, release_pages
 
-__all__ = ["WeightFiles", "check_layout", "check_values", "find_weight_files", "read_json", "read_layout"]
+__all__ = [
+    "WeightFiles",
+    "check_layout",
+    "check_stored_dtypes",
+    "check_values",
+    "find_weight_files",
+    "read_json",
+    "read_layout",
+]
 
 # in the order in which the framework looks for them
 WHOLE_NAMES = ("model.safetensors", "pytorch_model.bin")
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 ZIP_MAGIC = b"PK\x03\x04"
 DOWNLOAD_AGAIN = "download it again"
+STORED_NAMES = {torch.uint8: "U8", torch.int8: "I8", torch.float16: "F16", torch.float32: "F32"}
 VALUES_AT_A_TIME = 1 << 22
 
 
@@ -177,6 +186,29 @@ def check_layout(files: WeightFiles, expected: Mapping[str, torch.Size], ignored
             f"{found[extra[0]][0]} holds {len(extra)} tensors that config.json does not describe, the first is "
             f"{extra[0]}: config.json and weights belong to different models"
         )
+
+
+def check_stored_dtypes(files: WeightFiles, expected: Mapping[str, torch.dtype]) -> None:
+    """Checks that tensors of `expected` are stored in just that number format: codes must never be converted.
+
+    The files have passed `check_layout`; those that are no safetensors are left to the loader.
+
+    Raises:
+        CheckpointError: names the first tensor that is stored otherwise.
+    """
+    from safetensors import safe_open
+
+    for path in files.paths:
+        if path.suffix != ".safetensors":
+            continue
+        with safe_open(path, framework="pt") as file:
+            stored = {name: file.get_slice(name).get_dtype() for name in file.keys() if name in expected}  # noqa: SIM118
+        for name, dtype in stored.items():
+            if STORED_NAMES.get(expected[name]) != dtype:
+                raise CheckpointError(
+                    f"{path}: {name} holds {dtype}, must hold {STORED_NAMES.get(expected[name])} "
+                    f"({str(expected[name]).removeprefix('torch.')}): {DOWNLOAD_AGAIN}"
+                )
 
 
 def check_values(model: nn.Module, files: WeightFiles, looked_up: nn.Module | None = None) -> None:
