@@ -47,7 +47,8 @@ GENERAL = (
     "炒软出汁，加少许糖，最后把鸡蛋倒回锅里翻匀即可。",
     "各位同事：下周三上午九点在三楼会议室召开季度总结会，请各部门负责人准备十分钟的汇报，材料请于周一下班前发到公共邮箱。"
     "会议预计十一点半结束，如不能参加，请提前说明。",
-    'def word_counts(path):\n    counts = {}\n    with open(path, encoding="utf-8") as file:\n        for line in file:\n'
+    'def word_counts(path):\n    counts = {}\n    with open(path, encoding="utf-8") as file:\n'
+    "        for line in file:\n"
     "            for word in line.lower().split():\n                counts[word] = counts.get(word, 0) + 1\n"
     "    return sorted(counts.items(), key=lambda pair: -pair[1])\n",
     "SELECT city, COUNT(*) AS orders, SUM(price) AS revenue\nFROM sales\nWHERE year = 2022 AND "
