@@ -56,7 +56,22 @@ def test_readme_commands_and_flags_exist(path):
     assert all(f"\n{target}:" in makefile for target in targets), targets
 
 
-@pytest.mark.parametrize("path", [*READMES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"], ids=lambda path: path.name)
+PAGES = [*READMES, *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "SECURITY", "CHANGELOG", "benchmarks/README"))]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_to_files_lead_somewhere(path):
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_every_guide_has_its_chinese_twin():
+    for path in (ROOT / "docs" / "guides").glob("*.md"):
+        if path.stem.endswith("_zh"):
+            continue
+        twin = path.with_name(f"{path.stem}_zh.md")
+        assert blocks(path) == blocks(twin)
+        for count in (r"^## ", r"^### ", r"^\|", r"^- "):
+            english, chinese = (page.read_text(encoding="utf-8") for page in (path, twin))
+            assert len(re.findall(count, english, re.M)) == len(re.findall(count, chinese, re.M)), (path.name, count)

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from tests.tiny import Size, tiny_model
 
+from baichuan2.convert.quantize import quantize_checkpoint
+from baichuan2.settings import QuantizeSettings
+
 ROOT = Path(__file__).parents[2]
 TOKENIZER = ROOT / "tests" / "golden" / "text" / "small_tokenizer.model"
 OFFICIAL_NAMES: dict[str, Size] = {
@@ -47,6 +50,8 @@ def official_folders(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("hub")
     for name, size in OFFICIAL_NAMES.items():
         write_model_folder(root / "baichuan-inc" / name, size)
+    chat = root / "baichuan-inc" / "Baichuan2-7B-Chat"
+    quantize_checkpoint(QuantizeSettings(source=str(chat), target=f"{chat}-4bits", format="official-4bits"))
     return root
 
 

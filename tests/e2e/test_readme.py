@@ -7,11 +7,15 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.e2e.conftest import ROOT
 
+from baichuan2.bench import report
+from baichuan2.bench.memory import LoadMemory, ProcessMemory
+from baichuan2.bench.report_text import ReportText
 from baichuan2.checkpoints import load, locate
 from baichuan2.cli.main import COMMANDS, main
 
@@ -52,16 +56,45 @@ def test_every_command_is_shown():
     assert shown == set(COMMANDS)
 
 
-@pytest.mark.parametrize("line", command_lines())
-def test_command_runs(line, model_folder, monkeypatch, capsys):
-    # the shell expands quotes and $'...'; the command itself runs here, which saves an import of torch for each
+def expanded(line: str) -> list[str]:
+    """The arguments of a line as the shell would pass them: quotes and $'...' taken away."""
     expand = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True)
-    arguments = expand.stdout.decode("utf-8").removesuffix("\0").split("\0")
+    return expand.stdout.decode("utf-8").removesuffix("\0").split("\0")
+
+
+def run_line(line: str, model_folder: Path) -> int:
+    """Runs a command in this process, which saves an import of torch for each; a tiny model stands for the demo one."""
+    arguments = expanded(line)
+    if arguments[0] == "quantize":
+        arguments = [str(model_folder) if part == "demo-chat" else part for part in arguments]
+        arguments += ["--calibration-tokens", "256"]
+    return main(arguments)
+
+
+def shortened(texts: list[ReportText]) -> list[ReportText]:
+    """The first few sequences of each text."""
+    return [replace(text, sequences=text.sequences[:6], starts=text.starts[:6]) for text in texts]
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_command_runs(line, model_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("你好\n"))
     monkeypatch.setenv("BAICHUAN2_MODEL", str(model_folder))
-    assert main(arguments) == 0
+    monkeypatch.chdir(tmp_path)
+    nothing = ProcessMemory(resident=1, anonymous=1, file_backed=0, peak=1)  # tests/bench measures in a process
+    stages = {"before": nothing, "loaded": nothing, "generated": nothing}
+    measured = LoadMemory(**stages, weight_bytes=1, num_tokens=8, load_seconds=0.1)
+    monkeypatch.setattr(report, "measure_load", lambda *_: measured)
+    built_in = report.built_in_texts
+    monkeypatch.setattr(report, "built_in_texts", lambda *args, **kwargs: shortened(built_in(*args, **kwargs)))
+    for earlier in command_lines():  # what a line reads, an earlier one has written
+        writes = earlier.startswith("quantize") and "--report" not in earlier and earlier != line
+        if writes and expanded(earlier)[2] in expanded(line):
+            assert run_line(earlier, model_folder) == 0
+    capsys.readouterr()
+    assert run_line(line, model_folder) == 0
     out, err = capsys.readouterr()
-    assert out.strip()
+    assert out.strip() or (line.startswith("quantize") and "done: " in err)
     assert "error" not in err
 
 
