@@ -198,3 +198,13 @@ def test_fresh_weights(size: Size) -> None:
     assert head.abs().max().item() == pytest.approx(bound, rel=0.01)
     assert head.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
     assert torch.equal(weights["model.norm.weight"], torch.ones(model.config.hidden_size))
+
+
+def test_the_head_gets_the_strides_of_a_whole_tensor() -> None:
+    model = tiny_model("7b")
+    seen = []
+    model.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model(random_ids(1, 7), logits_to_keep=1)
+    width = model.config.hidden_size
+    assert seen[0].stride() == (width, width, 1)  # else torch's product copies the whole head
