@@ -37,7 +37,7 @@ VOCABULARY = 125_696
 # the official README's figures: GB of a GPU, of which the 16-bit ones equal the bytes of the weights in GiB
 OFFICIAL_GIB = {"7B": {"bf16": 14.0, "int8": 8.0, "int4": 5.1}, "13B": {"bf16": 25.9, "int8": 14.2, "int4": 8.6}}
 SHARD_BYTES = 2 << 30
-NUM_TOKENS = 8
+NUM_TOKENS = 4
 GIB = 1 << 30
 
 
