@@ -23,7 +23,7 @@ from baichuan2.settings import LoadSettings
 __all__ = ["LoadMemory", "ProcessMemory", "measure_load", "process_memory", "reset_peak"]
 
 FIELDS = {"resident": "VmRSS", "anonymous": "RssAnon", "file_backed": "RssFile", "peak": "VmHWM"}
-PROMPT_IDS = (1000, 1001, 1002, 1003)
+PROMPT_IDS = (300, 301, 302, 303)
 """Text ids of every Baichuan vocabulary: memory does not depend on what is said."""
 
 
