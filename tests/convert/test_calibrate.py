@@ -60,17 +60,18 @@ def test_hessians_are_those_of_the_whole_model(folder, windows, tmp_path, monkey
     seen: dict[str, Hessian] = {}
     names = iter(LINEARS)
 
-    def keep_whole(rounding: Rounding, weight: Tensor, hessian: Hessian) -> calibrate._PlainLinear:
-        seen[next(names)] = hessian
-        return calibrate._PlainLinear(weight)
+    def keep(weights: list[Tensor], hessian: Hessian, *, consume: bool) -> list[None]:
+        seen.update({next(names): hessian for _ in weights})
+        return [None] * len(weights)
 
-    monkeypatch.setattr(calibrate, "round_weight", keep_whole)
+    monkeypatch.setattr(calibrate, "problems", keep)
+    monkeypatch.setattr(calibrate, "round_weight", lambda _, weight, problem: calibrate._PlainLinear(weight))
     monkeypatch.setattr(calibrate, "BATCH_TOKENS", 96)
     source = open_source(str(folder), revision=None, offline=True)
     run = CalibratedRun(source, windows, Rounding("int4", 32, "gptq", "uniform"), tmp_path)
     run.start(has_quantized_embedding=False)
     for layer in range(2):
-        run.go_on(layer, run.round_layer(layer))
+        run.round_layer(layer)
     run.close()
     assert not list(tmp_path.iterdir())
     expected = true_hessians(folder, windows)
@@ -83,18 +84,18 @@ def test_hessians_are_those_of_the_whole_model(folder, windows, tmp_path, monkey
 
 def test_the_drift_of_quantised_layers_is_told(folder, windows, tmp_path, monkeypatch):
     drifts: list[bool] = []
-    real = calibrate.round_weight
+    real = calibrate.problems
 
-    def watch(rounding: Rounding, weight: Tensor, hessian: Hessian):
+    def watch(weights: list[Tensor], hessian: Hessian, *, consume: bool):
         drifts.append(hessian.drift is not None)
-        return real(rounding, weight, hessian)
+        return real(weights, hessian, consume=consume)
 
-    monkeypatch.setattr(calibrate, "round_weight", watch)
+    monkeypatch.setattr(calibrate, "problems", watch)
     source = open_source(str(folder), revision=None, offline=True)
     run = CalibratedRun(source, windows, Rounding("int4", 32, "gptq", "uniform"), tmp_path)
     run.start(has_quantized_embedding=False)
     run.round_layer(0)
-    assert drifts == [False, True, True, True, True]  # all but the first layer are fed by quantised ones
+    assert drifts == [False, True, True, True]  # all but the first layer are fed by quantised ones
 
 
 def read(folder: Path, path: Path | None, max_tokens: int = 10_000) -> CalibrationText:

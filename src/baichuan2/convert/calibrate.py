@@ -1,12 +1,16 @@
 """The model run on text layer by layer, so that each weight is rounded for what it will be fed.
 
 Two streams of hidden states go through the model side by side: one through the layers that are quantised already, one
-through the layers as they were. Both lie in mapped files; of the model only one decoder layer is in memory.
+through the layers as they were. Both lie in mapped files; of the model only one decoder layer is in memory. What a
+linear layer is fed comes out of the layer's own modules, stopped where it is reached; only the two sums of a layer are
+written here.
 """
 
+import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +19,16 @@ from baichuan2.convert.rounding import Rounding, round_table, round_weight
 from baichuan2.convert.source import EMBEDDING, Source
 from baichuan2.errors import QuantizationError
 from baichuan2.model.alibi import BaichuanAlibi
-from baichuan2.model.modeling_baichuan import BaichuanModel
+from baichuan2.model.modeling_baichuan import BaichuanModel, DecoderLayer
 from baichuan2.model.rope import BaichuanRotaryEmbedding
-from baichuan2.quantization.blockwise import Int8Tensor, dequantize_int8
+from baichuan2.quantization.blockwise import Int8Tensor, check_weight, dequantize_int8
 from baichuan2.quantization.freed_memory import release_pages
-from baichuan2.quantization.gptq import Hessian
+from baichuan2.quantization.gptq import Hessian, problems
 from baichuan2.quantization.linear import QuantizedLinear
 
 __all__ = ["CalibratedRun"]
 
 BATCH_TOKENS = 2048
-# linear layers that are fed the same inputs, in the order in which data passes them
-STAGES = (("self_attn.W_pack",), ("self_attn.o_proj",), ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",))
 
 
 class _PlainLinear(QuantizedLinear):
@@ -49,78 +51,132 @@ class _InputsReachedError(Exception):
         self.inputs = inputs
 
 
+class _MappedStates:
+    """States of all batches, (B, T, `width`) each, in a mapped file: they take no memory between their turns."""
+
+    def __init__(self, path: Path, batches: Sequence[Tensor], width: int) -> None:
+        shapes = [(*batch.shape, width) for batch in batches]
+        sizes = [torch.Size(shape).numel() for shape in shapes]
+        states = torch.from_file(str(path), shared=True, size=sum(sizes), dtype=torch.float32)
+        parts = zip(torch.split(states, sizes), shapes, strict=True)
+        self._path = path
+        self._batches = [part.view(shape) for part, shape in parts]
+
+    def __getitem__(self, batch: int) -> Tensor:
+        """A batch, in ordinary memory."""
+        values = self._batches[batch].clone()
+        release_pages(self._batches[batch])
+        return values
+
+    def __setitem__(self, batch: int, values: Tensor) -> None:
+        self._batches[batch].copy_(values)
+        release_pages(self._batches[batch])
+
+    def close(self) -> None:
+        """Removes the file."""
+        self._batches = []
+        self._path.unlink(missing_ok=True)
+
+
 class _Stream:
     """Hidden states of all windows, and the one decoder layer through which they go next.
 
-    The states lie in a file that is mapped, batch after batch, so that they take no memory between their turns.
+    They go in parts, so that what a linear layer is fed is computed once: `mix` up to the attention's own output,
+    which is kept, `add_attention` with it, `gated` up to the middle of the MLP, `add_mlp` with that.
     """
 
-    def __init__(self, source: Source, batches: Sequence[Tensor], path: Path) -> None:
+    def __init__(self, source: Source, batches: Sequence[Tensor], folder: Path, name: str) -> None:
         self._source = source
-        self._path = path
-        self._shapes = [(*batch.shape, int(source.config.hidden_size)) for batch in batches]
-        sizes = [torch.Size(shape).numel() for shape in self._shapes]
-        states = torch.from_file(str(path), shared=True, size=sum(sizes), dtype=torch.float32)
-        parts = torch.split(states, sizes)
-        self.batches = [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
         self._model = _one_layer_model(source)
+        width = int(source.config.hidden_size)
+        self.states = _MappedStates(folder / f"states-{name}.partial", batches, width)
+        self.mixed = _MappedStates(folder / f"mixed-{name}.partial", batches, width)
+
+    @property
+    def _block(self) -> DecoderLayer:
+        block = self._model.layers[0]
+        assert isinstance(block, DecoderLayer)
+        return block
 
     def place(self, layer: int, linears: Mapping[str, QuantizedLinear]) -> None:
         """Makes decoder layer `layer` the next one; `linears` by their names in the checkpoint."""
         prefix = f"model.layers.{layer}."
-        block = self._model.layers[0]
         for name, linear in linears.items():
-            block.set_submodule(name.removeprefix(prefix), linear)
+            self._block.set_submodule(name.removeprefix(prefix), linear)
         for name in self._source.plain_names(layer):
             module, _, parameter = name.removeprefix(prefix).rpartition(".")
             weight = self._source.tensors[name].float().clone()
-            setattr(block.get_submodule(module), parameter, nn.Parameter(weight, requires_grad=False))
+            setattr(self._block.get_submodule(module), parameter, nn.Parameter(weight, requires_grad=False))
 
-    def run(self, batch: int) -> Tensor:
-        """The batch (B, T, C) after the layer."""
-        result: Tensor = self._model(inputs_embeds=self.batches[batch].clone(), use_cache=False).last_hidden_state
-        return result
+    def attention_inputs(self, batch: int) -> Tensor:
+        """What W_pack is fed, (B, T, C)."""
+        return self._inputs_of("self_attn.W_pack", self._model, inputs_embeds=self.states[batch], use_cache=False)
 
-    def inputs_of(self, part: str, batch: int) -> Tensor:
-        """What the linear layer `part` of the layer is fed, (B, T, K)."""
+    def mix(self, batch: int) -> Tensor:
+        """What o_proj is fed, (B, T, C), which is kept as well."""
+        mixed = self._inputs_of("self_attn.o_proj", self._model, inputs_embeds=self.states[batch], use_cache=False)
+        self.mixed[batch] = mixed
+        return mixed
+
+    def add_attention(self, batch: int) -> Tensor:
+        """Adds the attention's part to the states; what gate_proj and up_proj are fed, (B, T, C)."""
+        states = self.states[batch] + self._block.self_attn.o_proj(self.mixed[batch])
+        self.states[batch] = states
+        return self._mlp_inputs(states)
+
+    def gated(self, batch: int) -> Tensor:
+        """What down_proj is fed, (B, T, I)."""
+        return self._inputs_of("mlp.down_proj", self._block.mlp, self._mlp_inputs(self.states[batch]))
+
+    def add_mlp(self, batch: int, gated: Tensor) -> None:
+        """Adds the MLP's part to the states, which then have passed the layer."""
+        self.states[batch] = self.states[batch] + self._block.mlp.down_proj(gated)
+
+    def advance(self, batch: int) -> None:
+        """Sends a batch through the whole layer."""
+        self.mix(batch)
+        self.add_attention(batch)
+        self.add_mlp(batch, self.gated(batch))
+
+    def close(self) -> None:
+        """Removes the files."""
+        self.states.close()
+        self.mixed.close()
+
+    def _mlp_inputs(self, states: Tensor) -> Tensor:
+        normalized: Tensor = self._block.post_attention_layernorm(states)
+        return normalized
+
+    def _inputs_of(self, part: str, run: Callable[..., object], *arguments: Tensor, **keywords: Any) -> Tensor:
+        """What the linear layer `part` of the layer is fed by a call of `run`, (B, T, K)."""
 
         def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             raise _InputsReachedError(inputs[0])
 
-        handle = self._model.layers[0].get_submodule(part).register_forward_pre_hook(stop)
+        handle = self._block.get_submodule(part).register_forward_pre_hook(stop)
         try:
-            self.run(batch)
+            run(*arguments, **keywords)
         except _InputsReachedError as reached:
             return reached.inputs
         finally:
             handle.remove()
-            release_pages(self.batches[batch])
         raise AssertionError(f"{part} was never reached")
-
-    def advance(self) -> None:
-        """Sends all states through the layer."""
-        for index, batch in enumerate(self.batches):
-            batch.copy_(self.run(index))
-            release_pages(batch)
-
-    def close(self) -> None:
-        """Removes the file."""
-        self.batches = []
-        self._path.unlink(missing_ok=True)
 
 
 class CalibratedRun:
     """One pass of `windows` of token ids through the checkpoint, in which each decoder layer is rounded.
 
-    For each layer in order: `round_layer`, or nothing where it is rounded already; then `go_on` with the result.
+    For each layer in order: `round_layer`, or `pass_layer` where it is rounded already.
     """
 
     def __init__(self, source: Source, windows: Sequence[Sequence[int]], rounding: Rounding, folder: Path) -> None:
         self._source = source
         self._rounding = rounding
         self._batches, self._lengths = _padded_batches(windows)
-        self._quantized = _Stream(source, self._batches, folder / "states-quantized.partial")
-        self._whole = _Stream(source, self._batches, folder / "states-whole.partial")
+        self._quantized = _Stream(source, self._batches, folder, "quantized")
+        self._whole = _Stream(source, self._batches, folder, "whole")
+        width = int(source.config.intermediate_size)
+        self._gated = _MappedStates(folder / "gated-quantized.partial", self._batches, width)
 
     @torch.no_grad()
     def start(self, has_quantized_embedding: bool) -> None:
@@ -130,66 +186,103 @@ class CalibratedRun:
         rounded = round_table(table, is_normalized=False) if has_quantized_embedding else None
         for index, ids in enumerate(self._batches):
             whole = table[ids].float()
-            self._whole.batches[index].copy_(whole)
+            self._whole.states[index] = whole
             if rounded is not None:
                 flat = ids.reshape(-1)
                 rows = Int8Tensor(rounded.weight_codes[flat], rounded.weight_scales[flat], rounded.group_size)
                 whole = dequantize_int8(rows).view(whole.shape)
-            self._quantized.batches[index].copy_(whole)
-            release_pages(self._whole.batches[index])
-            release_pages(self._quantized.batches[index])
+            self._quantized.states[index] = whole
         self._source.tensors.release(name)
 
     @torch.no_grad()
     def round_layer(self, layer: int) -> dict[str, QuantizedLinear]:
-        """The quantised linear layers of a decoder layer, by their names in the checkpoint.
+        """The quantised linear layers of the next decoder layer, by their names in the checkpoint.
 
         Raises:
             QuantizationError: a weight or what it is fed is not finite.
         """
-        prefix = f"model.layers.{layer}."
-        whole = self._whole_layer(layer)
-        self._whole.place(layer, whole)
-        linears: dict[str, QuantizedLinear] = dict(whole)
-        for stage in STAGES:
-            self._quantized.place(layer, linears)
-            hessian = self._hessian(layer, stage[0])
-            for part in stage:
-                name = prefix + part
-                try:
-                    linears[name] = round_weight(self._rounding, self._source.tensors[f"{name}.weight"], hessian)
-                except QuantizationError as error:
-                    raise QuantizationError(f"{name}.weight: {error}") from error
-            del hessian
+        whole, quantized = self._whole, self._quantized
+        plain = self._whole_layer(layer)
+        whole.place(layer, plain)
+        quantized.place(layer, plain)
+        linears = self._round_stage(layer, ("self_attn.W_pack",), _Stream.attention_inputs)
+        linears |= self._round_stage(layer, ("self_attn.o_proj",), _Stream.mix)
+        linears |= self._round_stage(layer, ("mlp.gate_proj", "mlp.up_proj"), _Stream.add_attention)
+
+        def gated(stream: _Stream, batch: int) -> Tensor:
+            states = stream.gated(batch)
+            if stream is whole:
+                whole.add_mlp(batch, states)
+            else:
+                self._gated[batch] = states
+            return states
+
+        linears |= self._round_stage(layer, ("mlp.down_proj",), gated)
+        if layer + 1 < self._source.num_layers:
+            for batch in range(len(self._batches)):
+                quantized.add_mlp(batch, self._gated[batch])
         return linears
 
     @torch.no_grad()
-    def go_on(self, layer: int, linears: Mapping[str, QuantizedLinear]) -> None:
-        """Sends both streams through the layer, one of them through its quantised form."""
+    def pass_layer(self, layer: int, linears: Mapping[str, QuantizedLinear]) -> None:
+        """Sends both streams through a layer that is rounded already, one of them through its quantised form."""
         self._quantized.place(layer, linears)
-        self._quantized.advance()
         self._whole.place(layer, self._whole_layer(layer))
-        self._whole.advance()
-        for name in self._source.linear_names(layer):
-            self._source.tensors.release(f"{name}.weight")
+        for batch in range(len(self._batches)):
+            self._quantized.advance(batch)
+            self._whole.advance(batch)
+        self._release(layer)
 
     def close(self) -> None:
         """Removes the files of hidden states."""
         self._quantized.close()
         self._whole.close()
+        self._gated.close()
 
     def _whole_layer(self, layer: int) -> dict[str, QuantizedLinear]:
         names = self._source.linear_names(layer)
         return {name: _PlainLinear(self._source.tensors[f"{name}.weight"]) for name in names}
 
-    def _hessian(self, layer: int, part: str) -> Hessian:
-        weight = self._source.shapes[f"model.layers.{layer}.{part}.weight"]
-        hessian = Hessian(weight[1])
+    def _round_stage(
+        self, layer: int, parts: Sequence[str], run: Callable[[_Stream, int], Tensor]
+    ) -> dict[str, QuantizedLinear]:
+        """The linear layers `parts`, all fed by `run`, quantised and put in their place."""
+        names = [f"model.layers.{layer}.{part}" for part in parts]
+        weights = [self._source.tensors[f"{name}.weight"] for name in names]
+        for name, weight in zip(names, weights, strict=True):
+            with _naming(name):
+                check_weight(weight)
+        with _naming(names[0]):
+            hessian = self._hessian(weights[0].shape[1], run)
+            self._release(layer)
+            left = problems(weights, hessian, consume=True)
+        linears: dict[str, QuantizedLinear] = {}
+        for name, weight in zip(names, weights, strict=True):
+            with _naming(name):
+                linears[name] = round_weight(self._rounding, weight, left.pop(0))
+        self._quantized.place(layer, linears)
+        return linears
+
+    def _release(self, layer: int) -> None:
+        for name in self._source.linear_names(layer):
+            self._source.tensors.release(f"{name}.weight")
+
+    def _hessian(self, in_features: int, run: Callable[[_Stream, int], Tensor]) -> Hessian:
+        hessian = Hessian(in_features)
         for index, lengths in enumerate(self._lengths):
-            inputs = _without_padding(self._quantized.inputs_of(part, index), lengths)
-            reference = _without_padding(self._whole.inputs_of(part, index), lengths)
+            inputs = _without_padding(run(self._quantized, index), lengths)
+            reference = _without_padding(run(self._whole, index), lengths)
             hessian.add(inputs, None if torch.equal(inputs, reference) else reference)
         return hessian
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Puts the weight's name before what is wrong with it or with its inputs."""
+    try:
+        yield
+    except QuantizationError as error:
+        raise QuantizationError(f"{name}.weight: {error}") from error
 
 
 def _one_layer_model(source: Source) -> BaichuanModel:

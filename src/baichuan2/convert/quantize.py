@@ -6,6 +6,7 @@ the method wants it, `output` writes, checks and resumes. Only one decoder layer
 
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,7 @@ def quantize_checkpoint(settings: QuantizeSettings, watch: Callable[[Step], None
     text = None
     if rounding.method == "gptq":
         text = read_calibration_text(settings.calibration, source, settings.calibration_tokens)
+        _warn_of_little_text(text, source)
     elif settings.calibration is not None:
         raise SettingsError(f"--calibration works with --method gptq only, got {rounding.method}")
     job = _Job(settings, source, rounding, text)
@@ -150,12 +152,10 @@ class _Job:
             if is_resuming:
                 resumed += 1
                 if run is not None:
-                    run.go_on(layer, self._read_layers(partial.path / name, layer))
+                    run.pass_layer(layer, self._read_layers(partial.path / name, layer))
             else:
                 layers = self._round_layer(layer) if run is None else run.round_layer(layer)
                 self._write_layer(partial, name, layer, layers)
-                if run is not None and layer + 1 < num_layers:
-                    run.go_on(layer, layers)
                 del layers
             watch(Step(layer + 1, num_layers, resumed))
         if run is not None:
@@ -206,7 +206,8 @@ class _Job:
         if self.rounding.format != "official-4bits" or tensor.dtype == torch.float16:
             return tensor
         half = tensor.to(torch.float16)
-        if not bool(torch.isfinite(half).all()):
+        low, high = half.aminmax()  # a mask would take half of the table's memory again
+        if not (bool(low.isfinite()) and bool(high.isfinite())):
             raise QuantizationError(f"{key} holds numbers beyond 65504, for which official-4bits (float16) has no room")
         self.source.tensors.release(key)
         return half
@@ -246,8 +247,7 @@ class _Job:
         table = self.source.tensors[f"{module}.weight"]
         layer = layer_from(TABLE_ROUNDING, found, module, table.shape[1])
         bound = largest_error(TABLE_ROUNDING)
-        meant = torch.nn.functional.normalize(table.float()) if self._is_unit(module) else table
-        return check_rounded(layer, meant, f"{path}: {module}", bound)
+        return check_rounded(layer, table, f"{path}: {module}", bound, is_normalized=self._is_unit(module))
 
     def _noted_errors(self, partial: PartialFolder) -> dict[str, float]:
         return {name: error for note in partial.notes.values() for name, error in note["errors"].items()}
@@ -280,6 +280,16 @@ class _Job:
         )
         for path in files_to_copy(self.source.folder):
             partial.copy(path)
+
+
+def _warn_of_little_text(text: CalibrationText, source: Source) -> None:
+    most = max(int(source.config.hidden_size), int(source.config.intermediate_size))
+    if text.num_tokens < most:
+        warnings.warn(
+            f"{text.num_tokens} tokens of calibration text are few for layers of {most} inputs: give a longer text, or "
+            "more --calibration-tokens",
+            stacklevel=3,
+        )
 
 
 def _check_disk_space(partial: PartialFolder, source: Source, rounding: Rounding) -> None:

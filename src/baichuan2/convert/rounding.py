@@ -22,7 +22,7 @@ from baichuan2.quantization.blockwise import (
     quantize_int8,
 )
 from baichuan2.quantization.bnb_layout import read_nf4, write_nf4
-from baichuan2.quantization.gptq import Hessian, gptq_int4, gptq_int8
+from baichuan2.quantization.gptq import Problem, gptq_int4, gptq_int8
 from baichuan2.quantization.linear import Int4Linear, Int8Linear, NF4Linear, QuantizedLinear
 from baichuan2.quantization.nf4 import NF4_CODE, quantize_nf4
 from baichuan2.quantization.scheme import DEFAULT_CODEBOOK
@@ -42,8 +42,7 @@ __all__ = [
 
 DEFAULT_GROUP_SIZES = {**OWN_GROUP_SIZES, "official-4bits": OWN_GROUP_SIZES["nf4"]}
 DEFAULT_METHODS = {"int8": "gptq", "int4": "gptq", "nf4": "nearest", "official-4bits": "nearest"}
-TABLE_ROWS = 8192  # of an embedding or head, handled at once
-ROWS = 1024  # of a weight, compared at once
+ROWS = 1024  # of a weight, embedding or head, handled at once
 # scales that were searched may cut the largest weights off, and calibrated codes may err more for the outputs' sake
 SLACK = 2.0
 
@@ -78,8 +77,8 @@ class Rounding:
         return self.format in ("int8", "int4")
 
 
-def round_weight(rounding: Rounding, weight: Tensor, hessian: Hessian | None = None) -> QuantizedLinear:
-    """The layer that stores `weight` (N, K); `hessian`: of its inputs, for gptq.
+def round_weight(rounding: Rounding, weight: Tensor, problem: Problem | None = None) -> QuantizedLinear:
+    """The layer that stores `weight` (N, K); `problem`: what its inputs made of it, for gptq.
 
     Raises:
         QuantizationError: the weight holds NaN or infinite numbers.
@@ -87,25 +86,27 @@ def round_weight(rounding: Rounding, weight: Tensor, hessian: Hessian | None = N
     size = rounding.group_size
     searches = rounding.method == "search"
     if rounding.format == "int8":
-        if hessian is not None:
-            return Int8Linear.from_tensor(gptq_int8(weight, hessian, group_size=size))
+        if problem is not None:
+            return Int8Linear.from_tensor(gptq_int8(weight, problem, group_size=size))
         return Int8Linear.from_tensor(quantize_int8(weight, group_size=size, search=searches))
     if rounding.format == "int4":
         assert rounding.codebook is not None
         codebook = CODEBOOKS[rounding.codebook]
-        if hessian is not None:
-            return Int4Linear.from_tensor(gptq_int4(weight, hessian, group_size=size, codebook=codebook))
+        if problem is not None:
+            return Int4Linear.from_tensor(gptq_int4(weight, problem, group_size=size, codebook=codebook))
         return Int4Linear.from_tensor(quantize_int4(weight, group_size=size, codebook=codebook, search=searches))
     return NF4Linear.from_tensor(quantize_nf4(weight.to(getattr(torch, rounding.weight_dtype))))
 
 
 def round_table(table: Tensor, *, is_normalized: bool) -> Int8Linear:
     """An embedding or head (V, C) in 8 bits, with its rows brought to unit length before where `is_normalized`."""
-    parts = []
-    for rows in torch.split(table, TABLE_ROWS):
-        values = F.normalize(rows.float()) if is_normalized else rows.float()
-        parts.append(quantize_int8(values, group_size=TABLE_GROUP_SIZE))
-    codes, scales = torch.cat([part.codes for part in parts]), torch.cat([part.scales for part in parts])
+    codes = torch.empty(table.shape, dtype=torch.int8)
+    scales = torch.empty(len(table), -(-table.shape[1] // TABLE_GROUP_SIZE), dtype=torch.float16)
+    for start in range(0, len(table), ROWS):
+        rows = slice(start, start + ROWS)
+        values = F.normalize(table[rows].float()) if is_normalized else table[rows].float()
+        part = quantize_int8(values, group_size=TABLE_GROUP_SIZE)
+        codes[rows], scales[rows] = part.codes, part.scales
     return Int8Linear.from_tensor(Int8Tensor(codes, scales, TABLE_GROUP_SIZE))
 
 
@@ -136,8 +137,12 @@ def layer_from(rounding: Rounding, tensors: Mapping[str, Tensor], name: str, in_
     return Int4Linear.from_tensor(Int4Tensor(codes, scales, codebook, rounding.group_size, in_features))
 
 
-def check_rounded(layer: QuantizedLinear, weight: Tensor, name: str, bound: float) -> float:
+def check_rounded(
+    layer: QuantizedLinear, weight: Tensor, name: str, bound: float, *, is_normalized: bool = False
+) -> float:
     """The relative error of a layer against the weight (N, K) that it stands for, root mean square.
+
+    `is_normalized`: it stands for the rows brought to unit length.
 
     Raises:
         CheckpointError: it is above `bound`, which no sound file can be.
@@ -145,7 +150,7 @@ def check_rounded(layer: QuantizedLinear, weight: Tensor, name: str, bound: floa
     error = size = 0.0
     for start in range(0, len(weight), ROWS):
         rows = slice(start, start + ROWS)
-        values = weight[rows].float()
+        values = F.normalize(weight[rows].float()) if is_normalized else weight[rows].float()
         error += float((layer.dequantize(torch.float32, rows) - values).square().sum(dtype=torch.float64))
         size += float(values.square().sum(dtype=torch.float64))
     relative = (error / size) ** 0.5 if size > 0 else float(error > 0)

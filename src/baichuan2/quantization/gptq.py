@@ -6,6 +6,7 @@ over the inputs that are still to come; sweeps of coordinate descent then mend c
 Pure functions on tensors: who runs the model and collects its inputs stands above.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,12 +25,20 @@ from baichuan2.quantization.blockwise import (
 )
 from baichuan2.quantization.scales import UNIT, Grid, half, scaled, search_scales
 
-__all__ = ["DAMPING", "SWEEPS", "Hessian", "gptq_int4", "gptq_int8"]
+__all__ = ["DAMPING", "Hessian", "Problem", "gptq_int4", "gptq_int8", "problems"]
 
 DAMPING = 0.01  # of the mean of H's diagonal, added to all of it: the value of the paper
-SWEEPS = 4  # of coordinate descent
+# Products of two inputs that few tokens have shown are partly chance: codes that follow them do worse on other text
+# than plain rounding. So they shrink, against the diagonal, by the chance in them: about inputs / tokens.
+SHRINKAGE = 2.0
+SWEEPS = 4  # of coordinate descent, of which each costs as much as the rounding before it twice
+SWEEPS_OF_LARGE = 2
+LARGE = 10_000_000  # weights
 BLOCK = 128  # inputs whose errors reach the later ones together, as one product of matrices
-ROWS = 2048  # of the weight handled at once: a block of them stays in the processor's cache
+WEIGHTS_AT_A_TIME = 1 << 23  # solved at once, in rows: a dozen tensors of their size exist meanwhile
+PRODUCT_BLOCK = 1024  # inputs whose products with the others are summed at once
+INVERTED_AT_ONCE = 256  # rows of a triangle below which it is solved, not halved
+REVERSED_AT_A_TIME = 1 << 20
 
 
 class Hessian:
@@ -40,9 +49,22 @@ class Hessian:
     """
 
     def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
-        self.matrix = torch.zeros(in_features, in_features, device=device)
+        self.in_features = in_features
         self.drift: Tensor | None = None
         self.num_tokens = 0
+        self._sums: Tensor | None = torch.zeros(in_features, in_features, device=device)
+        self._is_symmetric = True
+
+    @property
+    def matrix(self) -> Tensor:
+        """H (K, K)."""
+        assert self._sums is not None, "it was taken"
+        if not self._is_symmetric:
+            for start in range(0, self.in_features, PRODUCT_BLOCK):
+                end = start + PRODUCT_BLOCK
+                self._sums[end:, start:end] = self._sums[start:end, end:].T
+            self._is_symmetric = True
+        return self._sums
 
     def add(self, inputs: Tensor, reference: Tensor | None = None) -> None:
         """Adds `inputs` (tokens, K), and what the unquantised model has in their place, `reference` (tokens, K).
@@ -51,58 +73,36 @@ class Hessian:
             QuantizationError: another number of features, or inputs that are not finite.
         """
         inputs = self._checked(inputs)
-        self.matrix.addmm_(inputs.T, inputs)
+        assert self._sums is not None, "it was taken"
+        # H is symmetric: half of its blocks are enough, which is half of the work
+        for start in range(0, self.in_features, PRODUCT_BLOCK):
+            self._sums[start : start + PRODUCT_BLOCK, start:].addmm_(
+                inputs[:, start : start + PRODUCT_BLOCK].T, inputs[:, start:]
+            )
+        self._is_symmetric = False
         self.num_tokens += len(inputs)
         if reference is not None:
             if self.drift is None:
-                self.drift = torch.zeros_like(self.matrix)
+                self.drift = torch.zeros_like(self._sums)
             self.drift.addmm_((self._checked(reference) - inputs).T, inputs)
 
+    def take(self) -> tuple[Tensor, Tensor | None]:
+        """H and the drift, which are not held here any longer: at K = 11008 each takes half a gigabyte."""
+        taken = self.matrix, self.drift
+        self._sums = self.drift = None
+        return taken
+
     def _checked(self, inputs: Tensor) -> Tensor:
-        if inputs.dim() != 2 or inputs.shape[1] != len(self.matrix):
-            raise QuantizationError(f"inputs must be (tokens, {len(self.matrix)}), got {tuple(inputs.shape)}")
+        if inputs.dim() != 2 or inputs.shape[1] != self.in_features:
+            raise QuantizationError(f"inputs must be (tokens, {self.in_features}), got {tuple(inputs.shape)}")
         inputs = inputs.float()
         if not bool(inputs.isfinite().all()):
             raise QuantizationError("the calibration inputs of this layer hold NaN or infinity")
         return inputs
 
 
-def gptq_int4(
-    weight: Tensor,
-    hessian: Hessian,
-    *,
-    group_size: int,
-    codebook: Tensor | None = None,
-    damping: float = DAMPING,
-    sweeps: int = SWEEPS,
-) -> Int4Tensor:
-    """`weight` (N, K) in 4 bits, with the codes and scales that change the layer's outputs least.
-
-    `codebook`: int8 (16,), None: evenly spaced. `damping`: of the mean of H's diagonal. `sweeps` of coordinate descent
-    follow GPTQ.
-
-    Raises:
-        QuantizationError: the weight is not a finite matrix, or H has not its K.
-    """
-    codebook = (UNIFORM_CODEBOOK if codebook is None else codebook).to(weight.device)
-    grid = int4_grid(codebook)
-    problem = _prepare(weight, hessian, damping)
-    codes, scales = _solve(problem, grid, group_size, scale_factors(4), sweeps)
-    zero = int(grid.nearest(torch.zeros(1, device=weight.device)))
-    return Int4Tensor(pack_int4(codes, padding=zero), scales, codebook, group_size, weight.shape[1])
-
-
-def gptq_int8(
-    weight: Tensor, hessian: Hessian, *, group_size: int, damping: float = DAMPING, sweeps: int = SWEEPS
-) -> Int8Tensor:
-    """`weight` (N, K) in 8 bits, with the codes and scales that change the layer's outputs least; see `gptq_int4`."""
-    problem = _prepare(weight, hessian, damping)
-    codes, scales = _solve(problem, int8_grid(weight.device), group_size, scale_factors(8), sweeps)
-    return Int8Tensor((codes.short() - 127).char(), scales, group_size)
-
-
 @dataclass(frozen=True, eq=False)
-class _Problem:
+class Problem:
     """What is minimised: (target - Q) matrix (target - Q)^T, by row; target (N, K), matrix (K, K) with its damping.
 
     `inverse_root`: the upper triangular U with U^T U = matrix^-1, whose rows say how errors spread.
@@ -113,44 +113,133 @@ class _Problem:
     inverse_root: Tensor
 
 
-def _prepare(weight: Tensor, hessian: Hessian, damping: float) -> _Problem:
-    check_weight(weight)
-    if len(hessian.matrix) != weight.shape[1]:
-        raise QuantizationError(f"the weight has {weight.shape[1]} inputs, its Hessian {len(hessian.matrix)}")
+def gptq_int4(
+    weight: Tensor,
+    inputs: Hessian | Problem,
+    *,
+    group_size: int,
+    codebook: Tensor | None = None,
+    damping: float = DAMPING,
+    sweeps: int | None = None,
+) -> Int4Tensor:
+    """`weight` (N, K) in 4 bits, with the codes and scales that change the layer's outputs least.
+
+    `inputs`: what the layer is fed, or the problem that `problems` made of this weight. `codebook`: int8 (16,), None:
+    evenly spaced. `damping`: of the mean of H's diagonal. `sweeps` of coordinate descent follow GPTQ; None: 4, and 2
+    where the weight is large.
+
+    Raises:
+        QuantizationError: the weight is not a finite matrix, or H has not its K.
+    """
+    codebook = (UNIFORM_CODEBOOK if codebook is None else codebook).to(weight.device)
+    grid = int4_grid(codebook)
+    problem = inputs if isinstance(inputs, Problem) else problems([weight], inputs, damping=damping)[0]
+    codes, scales = _solve(problem, grid, group_size, scale_factors(4), sweeps)
+    zero = int(grid.nearest(torch.zeros(1, device=weight.device)))
+    return Int4Tensor(pack_int4(codes, padding=zero), scales, codebook, group_size, weight.shape[1])
+
+
+def gptq_int8(
+    weight: Tensor,
+    inputs: Hessian | Problem,
+    *,
+    group_size: int,
+    damping: float = DAMPING,
+    sweeps: int | None = None,
+) -> Int8Tensor:
+    """`weight` (N, K) in 8 bits, with the codes and scales that change the layer's outputs least; see `gptq_int4`."""
+    problem = inputs if isinstance(inputs, Problem) else problems([weight], inputs, damping=damping)[0]
+    codes, scales = _solve(problem, int8_grid(weight.device), group_size, scale_factors(8), sweeps)
+    return Int8Tensor(codes.sub_(127).view(torch.int8), scales, group_size)  # bytes wrap around
+
+
+def problems(
+    weights: Sequence[Tensor], hessian: Hessian, *, damping: float = DAMPING, consume: bool = False
+) -> list[Problem]:
+    """What is to be minimised for each of `weights` (N, K), which are fed the same inputs; they share its matrices.
+
+    `consume`: `hessian` is emptied, so that its memory serves the problems.
+
+    Raises:
+        QuantizationError: a weight is not a finite matrix, or H has not its K, or is not finite.
+    """
+    for weight in weights:
+        check_weight(weight)
+        if hessian.in_features != weight.shape[1]:
+            raise QuantizationError(f"the weight has {weight.shape[1]} inputs, its Hessian {hessian.in_features}")
     if not 0 < damping < float("inf"):
         raise QuantizationError(f"damping must be a positive number, got {damping!r}")
-    for name, products in (("", hessian.matrix), (" beside the unquantised ones", hessian.drift)):
-        if products is not None and not bool(products.isfinite().all()):
+    matrix, drift = hessian.take() if consume else (hessian.matrix.clone(), hessian.drift)
+    for name, products in (("", matrix), (" beside the unquantised ones", drift)):
+        if products is not None and not _is_finite(products):
             raise QuantizationError(
                 f"the calibration inputs of this layer{name} are too large: their products overflow"
             )
-    target = weight.float()
-    matrix = hessian.matrix.clone()
+    targets = [weight.float() for weight in weights]
+    drifted = None if drift is None else [target @ drift for target in targets]
+    del drift
     mean = matrix.diagonal().mean()
     if not bool(mean > 0):  # nothing was ever fed: all inputs count the same
         mean, damping = torch.ones_like(mean), 1.0
-    matrix.diagonal().add_(damping * mean)
-    # with J turning the order of inputs around and L L^T = J H J, U = J L^-1 J: one factorisation serves both uses
-    root = _cholesky(matrix, float(mean) * damping)
-    if hessian.drift is not None:
+    matrix.diagonal().mul_(1 + SHRINKAGE * hessian.in_features / max(hessian.num_tokens, 1)).add_(damping * mean)
+    # with J turning the order of inputs around and R^T R = J H J, U = J R^-T J: one factorisation serves both uses
+    root = _turned_root(matrix, float(mean) * damping)
+    for index in range(len(targets) if drifted is not None else 0):
+        assert drifted is not None
         # the minimum of |W X_reference - V X|² over V lies at V = W + W drift H^-1
-        shift = torch.cholesky_solve((target @ hessian.drift).T.flip(0), root)
-        target = target + shift.flip(0).T
-    inverse = torch.eye(len(matrix), device=matrix.device)
-    torch.linalg.solve_triangular(root, inverse, upper=False, out=inverse)  # in place: K² numbers are half a gigabyte
-    del root
-    return _Problem(target, matrix, inverse.flip(0, 1))
+        shift = torch.linalg.solve_triangular(root, drifted.pop(0).flip(1), upper=True, left=False)
+        shift = torch.linalg.solve_triangular(root.mT, shift, upper=False, left=False)
+        targets[index] = targets[index] + shift.flip(1)
+    _invert_upper(root)
+    _reverse(root)
+    return [Problem(target, matrix, root.mT) for target in targets]
 
 
-def _cholesky(matrix: Tensor, damping: float) -> Tensor:
-    """The lower triangular root of `matrix` (K, K) with its order turned around; adds to the diagonal where it must."""
-    root: Tensor
-    root, failed = torch.linalg.cholesky_ex(matrix.flip(0, 1))
-    while failed:
+def _is_finite(matrix: Tensor) -> bool:
+    """Without a mask of its size."""
+    low, high = matrix.aminmax()
+    return bool(low.isfinite()) and bool(high.isfinite())
+
+
+def _turned_root(matrix: Tensor, damping: float) -> Tensor:
+    """The upper triangular R with R^T R = `matrix` (K, K) in the other order; adds to its diagonal where it must."""
+    while True:
+        root = matrix.clone()
+        _reverse(root)
+        # in place, as it is symmetric and LAPACK counts by columns: the lower root there is the upper one here
+        _, failed = torch.linalg.cholesky_ex(
+            root.mT, out=(root.mT, torch.empty(0, dtype=torch.int32, device=matrix.device))
+        )
+        if not failed:
+            return root
         damping *= 10
         matrix.diagonal().add_(damping)
-        root, failed = torch.linalg.cholesky_ex(matrix.flip(0, 1))
-    return root
+
+
+def _reverse(matrix: Tensor) -> None:
+    """Turns the order of rows and of columns around, in place."""
+    flat = matrix.view(-1)
+    count = len(flat)
+    for start in range(0, count // 2, REVERSED_AT_A_TIME):
+        end = min(start + REVERSED_AT_A_TIME, count // 2)
+        front = flat[start:end].flip(0)
+        flat[start:end] = flat[count - end : count - start].flip(0)
+        flat[count - end : count - start] = front
+
+
+def _invert_upper(matrix: Tensor) -> None:
+    """Inverts an upper triangular matrix (n, n) in place, by halves: [[A, B], [0, C]] has -A^-1 B C^-1 for B."""
+    size = len(matrix)
+    if size <= INVERTED_AT_ONCE:
+        identity = torch.eye(size, device=matrix.device)
+        matrix.copy_(torch.linalg.solve_triangular(matrix, identity, upper=True))
+        return
+    half_size = size // 2
+    first, second = matrix[:half_size, :half_size], matrix[half_size:, half_size:]
+    _invert_upper(first)
+    _invert_upper(second)
+    corner = first @ matrix[:half_size, half_size:]
+    matrix[:half_size, half_size:] = corner.neg_() @ second
 
 
 @dataclass(eq=False)
@@ -166,19 +255,25 @@ class _Rounded:
         return self.values * self.scales.repeat_interleave(self.width, 0)[: len(self.values)] / UNIT
 
 
-def _solve(problem: _Problem, grid: Grid, group_size: int, factors: Tensor, sweeps: int) -> tuple[Tensor, Tensor]:
-    """Codes uint8 (N, K) and scales float16 (N, groups); rows are independent, and handled `ROWS` at a time."""
-    width = group_size or problem.target.shape[1]
-    codes, scales = [], []
-    for rows in torch.split(problem.target, ROWS):
-        target = rows.T.contiguous()  # (K, rows): what is done for one input then works on neighbours in memory
+def _solve(problem: Problem, grid: Grid, group_size: int, factors: Tensor, sweeps: int | None) -> tuple[Tensor, Tensor]:
+    """Codes uint8 (N, K) and scales float16 (N, groups); rows are independent, and handled some at a time."""
+    num_rows, in_features = problem.target.shape
+    width = group_size or in_features
+    if sweeps is None:
+        sweeps = SWEEPS if problem.target.numel() <= LARGE else SWEEPS_OF_LARGE
+    codes = torch.empty(num_rows, in_features, dtype=torch.uint8, device=problem.target.device)
+    scales = torch.empty(num_rows, -(-in_features // width), dtype=torch.float16, device=problem.target.device)
+    step = max(WEIGHTS_AT_A_TIME // in_features, 1)
+    for start in range(0, num_rows, step):
+        rows = slice(start, start + step)
+        target = problem.target[rows].T.contiguous()  # (K, rows): work on one input is on neighbours in memory
         rounded = _gptq(target, problem.inverse_root, grid, width, factors)
         gradient = problem.matrix @ (target - rounded.weights())
         _descend(target, problem.matrix, gradient, rounded, grid, sweeps)
         _fall_back(target, problem.matrix, gradient, rounded, grid, factors)
-        codes.append(grid.nearest(rounded.values).T)
-        scales.append(rounded.scales.T.half())
-    return torch.cat(codes), torch.cat(scales)
+        codes[rows] = grid.nearest(rounded.values).T
+        scales[rows] = rounded.scales.T.half()
+    return codes, scales
 
 
 def _gptq(target: Tensor, inverse_root: Tensor, grid: Grid, width: int, factors: Tensor) -> _Rounded:
