@@ -159,13 +159,12 @@ def test_rows_that_nearest_serves_better_are_taken_from_it(monkeypatch: pytest.M
 
 
 def test_the_target_is_what_the_unquantised_model_would_say() -> None:
-    # many tokens: with few, the correction is held back
     weight, reference = random(64, 96) * 0.02, correlated_inputs(4000, 96)
-    inputs = reference + 0.1 * correlated_inputs(4000, 96, seed=5)
+    inputs = reference + 0.1 * reference @ random(96, 96, seed=5) / 96**0.5  # which other weights undo
     with_drift = gptq_int4(weight, hessian_of(inputs, reference), group_size=32)
     without = gptq_int4(weight, hessian_of(inputs), group_size=32)
     after, before = (loss(weight, dequantize_int4(t), inputs, reference).sum() for t in (with_drift, without))
-    assert after < 0.8 * before
+    assert after < 0.5 * before
 
 
 def test_no_drift_changes_nothing() -> None:
