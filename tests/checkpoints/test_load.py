@@ -139,3 +139,14 @@ def test_tokenizer_config_of_7b_base_has_no_class_in_config(tmp_path: Path) -> N
     write_folder(tmp_path)
     change_json(tmp_path / "config.json", tokenizer_class=None)
     assert isinstance(load_model(str(tmp_path)).tokenizer, BaichuanTokenizer)
+
+
+def test_a_cast_loses_nothing_of_tensors_that_share_memory(tmp_path: Path) -> None:
+    write_folder(tmp_path, "7b", "bin", "whole")
+    state_dict = weights("7b")
+    layer = "model.layers.0.mlp."
+    state_dict[layer + "up_proj.weight"] = state_dict[layer + "gate_proj.weight"]
+    torch.save(state_dict, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)  # not mapped
+    model = load_model(str(tmp_path), LoadSettings(dtype="float32", device="cpu")).model
+    assert torch.equal(model.model.layers[0].mlp.up_proj.weight, model.model.layers[0].mlp.gate_proj.weight)
+    assert torch.equal(model.model.layers[0].mlp.up_proj.weight, state_dict[layer + "gate_proj.weight"].float())

@@ -367,3 +367,16 @@ def test_adapters_train_and_merge(bits: int, sizes: dict[str, int]) -> None:
     assert logits(merged).isfinite().all()
     found = dense_weight(merged.model.layers[0].mlp.down_proj)
     assert ((found - wanted).norm() / wanted.norm()).item() < {8: 0.02, 4: 0.12}[bits]
+
+
+def test_adapters_come_after_quantising() -> None:
+    model = tiny_model("7b")
+    lora = peft.LoraConfig(task_type=peft.TaskType.CAUSAL_LM, r=2, target_modules=["W_pack"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks the model for a name that transformers gave up
+        peft.get_peft_model(model, lora)  # changes the model in place
+    with pytest.raises(QuantizationError, match="put adapters on it afterwards"):
+        model.quantize(4)
+    names = [name for name, _ in model.named_parameters() if "lora_" in name]
+    assert names
+    assert all(dict(model.named_parameters())[name].requires_grad for name in names)

@@ -167,3 +167,33 @@ def test_codes_and_inputs_at_any_place_in_memory(offset: int) -> None:
     assert not layer(inputs).any()
     even = quantized_linear(SPECS["int4 even"], weight((64, 256)))
     assert torch.equal(even(inputs), even(inputs.clone()))
+
+
+def test_changes_in_place_are_noticed_and_moves_leave_no_copies() -> None:
+    layer = quantized_linear(SPECS["int4 even"], weight((64, 128)))
+    assert isinstance(layer, Int4Linear)
+    inputs = torch.randn(2, 128).bfloat16()
+    before = layer(inputs)
+    layer.weight_scales.mul_(2)
+    assert torch.allclose(layer(inputs), before * 2)
+    assert layer._packed is not None
+    layer.to("meta")
+    assert layer._packed is None
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_layers_made_in_inference_mode_multiply(name: str) -> None:
+    with torch.inference_mode():
+        layer = quantized_linear(SPECS[name], weight((64, 128)))
+        inputs = torch.randn(2, 128).bfloat16()
+        assert torch.equal(layer(inputs), layer(inputs))
+
+
+def test_ids_beyond_the_table_are_refused() -> None:
+    with torch.device("meta"):
+        layer = Int8Embedding(50, 40, 32, dtype=torch.float32, padding_idx=0)
+    stored = quantize_int8(weight((50, 40)), group_size=32)
+    layer.weight_codes, layer.weight_scales = stored.codes, stored.scales
+    for wrong in (-1, 50):
+        with pytest.raises(IndexError):
+            layer(torch.tensor([5, wrong]))

@@ -270,7 +270,8 @@ def _convert(model: BaichuanForCausalLM, settings: LoadSettings) -> None:
         if parameter.dtype != dtype and parameter.is_floating_point():
             old = parameter.data
             parameter.data = old.to(dtype)
-            release_pages(old)
+            if is_mapped_from_file(old):
+                release_pages(old)
     for module in model.modules():
         if isinstance(module, Int8Embedding):
             module.dtype = dtype

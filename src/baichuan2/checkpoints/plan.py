@@ -392,8 +392,10 @@ def _weights_in_memory(config: BaichuanConfig, file_bytes: int, dtype: str, sche
     if scheme is not None:
         bits = FLOAT_BITS.get(dtype if dtype != "auto" else stored or "", 16)
         parts = weight_bytes(config, scheme.bits_per_weight, embedding_bits=bits, norm_bits=bits, head_bits=bits)
-        total = sum(asdict(parts).values())
-        return total, total if is_converted else parts.attention + parts.mlp
+        # int4 that is made in memory has a second copy there, in the order of torch's product
+        layers = (parts.attention + parts.mlp) * (2 if scheme.format == "int4" else 1)
+        others = sum(asdict(parts).values()) - parts.attention - parts.mlp
+        return layers + others, layers + others if is_converted else layers
     count = num_parameters(config).total
     if dtype == "auto":
         # the files may be wider than the format that the config asks for, never narrower

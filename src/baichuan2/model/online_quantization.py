@@ -11,6 +11,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from baichuan2.errors import QuantizationError
+from baichuan2.model.quantizer import quantizable_shapes
 from baichuan2.quantization.bnb_library import bitsandbytes_library
 
 __all__ = ["mend_quantized", "quantize_in_place"]
@@ -28,7 +29,7 @@ def quantize_in_place(model: PreTrainedModel, bits: int, done: Callable[[nn.Line
 
     Raises:
         QuantizationError: `bits` is neither 8 nor 4, or the model is quantised, or spread over several devices, or
-            partly offloaded.
+            partly offloaded, or carries adapters.
         MissingExtraError: bitsandbytes is not installed.
     """
     if isinstance(bits, bool) or bits not in BITS:
@@ -46,8 +47,14 @@ def quantize_in_place(model: PreTrainedModel, bits: int, done: Callable[[nn.Line
     bitsandbytes_library()
     from baichuan2.quantization.bnb import quantize_linears
 
-    head = model.get_output_embeddings()
-    keep = [name for name, module in model.named_modules() if module is head]
+    layers = dict(model.named_modules())
+    chosen = quantizable_shapes(model.config)
+    for name in chosen:
+        if name not in layers or type(layers[name]) is not nn.Linear:
+            raise QuantizationError(
+                f"{name} is no plain linear layer: quantise the model first, and put adapters on it afterwards"
+            )
+    keep = [name for name, layer in layers.items() if isinstance(layer, nn.Linear) and name not in chosen]
     quantize_linears(model, bits, keep=keep, done=done)
     _tell_framework(model, bits)
 

@@ -80,8 +80,8 @@ class BaichuanQuantizer(HfQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        """Adapters can be trained on top; the stored weights cannot."""
-        return True
+        """No: adapter libraries do not know these layers yet."""
+        return False
 
     def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         """What `model.dequantize()` runs: plain layers in the place of the quantised ones."""

@@ -147,11 +147,16 @@ class Int8Linear(QuantizedLinear):
         """The codes where torch's operator can read them; a file may map them to any place, then there is a copy."""
         if self.weight_codes.data_ptr() % ALIGNMENT == 0:
             return self.weight_codes
-        origin = (self.weight_codes.data_ptr(), self.weight_codes._version)
+        origin = _origin(self.weight_codes)
         if self._copy is None or origin != self._copied_from:
             self._copy, self._copied_from = aligned(self.weight_codes), origin
             give_back(self.weight_codes)
         return self._copy
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As for every stored weight; the copy stays behind."""
+        self._copy, self._copied_from = None, ()
+        return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_copy": None, "_copied_from": ()}  # a copy or pickle makes its own
@@ -202,13 +207,18 @@ class Int4Linear(QuantizedLinear):
 
     def _packed_weight(self) -> PackedInt4:
         """The weight in the order of torch's operator, made once; the stored one is paged out where it can be."""
-        origin = (self.weight_codes.data_ptr(), self.weight_scales.data_ptr(), self.weight_codes._version)
+        origin = _origin(self.weight_codes, self.weight_scales)
         if self._packed is None or origin != self._packed_from:
             codes = unpack_int4(self.weight_codes, self.in_features)
             self._packed = pack_int4_for_aten(codes, self.weight_scales, self.group_size)
             self._packed_from = origin
             give_back(self.weight_codes)
         return self._packed
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As for every stored weight; the packed copy stays behind."""
+        self._packed, self._packed_from = None, ()
+        return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_packed": None, "_packed_from": ()}  # a copy or pickle makes its own
@@ -366,9 +376,15 @@ class Int8Embedding(StoredBuffers):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """The rows of `input_ids` (...,): (..., C), in the dtype of the model."""
-        ids = input_ids.reshape(-1)
-        rows = Int8Tensor(self.weight_codes[ids], self.weight_scales[ids], self.group_size)
+        ids = input_ids.reshape(-1)  # `F.embedding` refuses ids beyond the table, negative ones too
+        codes, scales = F.embedding(ids, self.weight_codes), F.embedding(ids, self.weight_scales)
+        rows = Int8Tensor(codes, scales, self.group_size)
         return dequantize_int8(rows, self.dtype).reshape(*input_ids.shape, self.embedding_dim)
+
+
+def _origin(*tensors: Tensor) -> tuple[object, ...]:
+    """What identifies the present values of `tensors`, as far as torch counts changes; inference tensors have none."""
+    return tuple((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)
 
 
 def nf4_buffers(weight: NF4Tensor) -> dict[str, Tensor]:
