@@ -202,7 +202,10 @@ class QuantizeSettings:
         "int8 and int4: this package's own; nf4: bitsandbytes' files; official-4bits: as in Baichuan2-*-Chat-4bits",
     )
     group_size: int | None = setting(
-        None, "weights that share a scale: 32, 64 or 128; not given: the format's best", minimum=0, metavar="N"
+        None,
+        "weights that share a scale: 32, 64 or 128; 0, for int8: one scale a row; not given: the format's best",
+        minimum=0,
+        metavar="N",
     )
     method: Literal["nearest", "search", "gptq"] | None = setting(
         None,
