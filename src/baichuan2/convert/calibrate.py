@@ -26,7 +26,7 @@ from baichuan2.quantization.freed_memory import release_pages
 from baichuan2.quantization.gptq import Hessian, problems
 from baichuan2.quantization.linear import QuantizedLinear
 
-__all__ = ["CalibratedRun"]
+__all__ = ["CalibratedRun", "state_bytes"]
 
 BATCH_TOKENS = 2048
 
@@ -274,6 +274,13 @@ class CalibratedRun:
             reference = _without_padding(run(self._whole, index), lengths)
             hessian.add(inputs, None if torch.equal(inputs, reference) else reference)
         return hessian
+
+
+def state_bytes(source: Source, windows: Sequence[Sequence[int]]) -> int:
+    """What a run on `windows` keeps on the disk: two states a stream and the inputs of down_proj, float32."""
+    width = 4 * int(source.config.hidden_size) + int(source.config.intermediate_size)
+    batches, _ = _padded_batches(windows)
+    return sum(batch.numel() for batch in batches) * width * torch.float32.itemsize
 
 
 @contextlib.contextmanager

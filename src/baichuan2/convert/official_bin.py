@@ -14,27 +14,42 @@ from baichuan2.quantization.bnb_layout import read_nf4
 from baichuan2.quantization.freed_memory import release_pages
 from baichuan2.quantization.official_4bits import CODES_SUFFIX, STATE_SUFFIX, read_quant_state, write_quant_state
 
-__all__ = ["BIN_FILE", "write_official_bin"]
+__all__ = ["BIN_FILE", "quantized_bits", "write_official_bin"]
 
 BIN_FILE = "pytorch_model.bin"
 STATE_MARK = ".quant_state.bitsandbytes__nf4"
 RELEASE_EVERY = 1 << 26  # bytes
 
 
-def write_official_bin(partial: PartialFolder, shards: Sequence[str]) -> None:
-    """Writes the file from the shards, compares it with them, and removes them.
+def write_official_bin(partial: PartialFolder, shards: Sequence[str], is_written: bool) -> None:
+    """Writes the file from the shards, compares it with them, takes over their notes, and removes them.
+
+    `is_written`: an earlier run has, so only shards that it left behind are removed.
 
     Raises:
         CheckpointError: what was written is not what was meant.
     """
-    if not partial.has(BIN_FILE):
+    if not is_written:
         content: dict[str, Any] = {}
         for name in shards:
             content |= _content(_mapped(partial.path / name))
         content = dict(sorted(content.items()))
-        partial.write_file(BIN_FILE, lambda path: _save(content, path), lambda path: _compare(path, content))
+        errors = {key: error for name in shards for key, error in partial.notes[name]["errors"].items()}
+
+        def verify(path: Path) -> dict[str, float]:
+            _compare(path, content)
+            return errors
+
+        partial.write_file(BIN_FILE, lambda path: _save(content, path), verify)
     for name in shards:
         partial.remove(name)
+
+
+def quantized_bits(path: Path) -> int:
+    """Bits that the quantised weights take in the file, their scales included."""
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    parts = [value for key, value in content.items() if key.endswith((CODES_SUFFIX, STATE_SUFFIX))]
+    return sum(8 * tensor.nbytes for tensor in _tensors_in(parts))
 
 
 def _content(tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -102,8 +117,8 @@ def _save(content: dict[str, Any], path: Path) -> None:
         torch.save(content, cast(IO[bytes], _ReleasingFile(file, large)))
 
 
-def _compare(path: Path, content: dict[str, Any]) -> dict[str, float]:
-    """Raises CheckpointError where the file holds something else than `content`; no notes."""
+def _compare(path: Path, content: dict[str, Any]) -> None:
+    """Raises CheckpointError where the file holds something else than `content`."""
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if found.keys() != content.keys():
         raise CheckpointError(f"{path} holds other tensors than were written: the disk is damaged")
@@ -117,4 +132,3 @@ def _compare(path: Path, content: dict[str, Any]) -> dict[str, float]:
         if isinstance(meant, Tensor):
             release_pages(found[key].detach())
             release_pages(meant.detach())
-    return {}

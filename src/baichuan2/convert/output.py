@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,13 @@ class PartialFolder:
             self._unlock()
             raise SettingsError(f"another run is writing {self.path}: wait for it, or give another TARGET") from None
         except OSError as error:
+            self._unlock()
             raise CheckpointError(f"{self.path} cannot be written: {error.strerror}") from error
         try:
             self._resume()
+        except OSError as error:
+            self._unlock()
+            raise CheckpointError(f"{self.path} cannot be read: {error.strerror}") from error
         except BaseException:
             self._unlock()
             raise
@@ -112,13 +117,21 @@ class PartialFolder:
                 )
             self._write_progress()
             return
-        written = read_json(progress)
+        try:
+            written = read_json(progress)
+        except CheckpointError as error:
+            raise CheckpointError(f"{progress} is damaged: remove {self.path} to start anew") from error
         if written.get("job") != self.job:
             raise SettingsError(
                 f"{self.path} was begun {_difference(written.get('job'), self.job)}: give the same source, settings "
                 "and version to go on, or remove the folder"
             )
-        self.notes = written.get("files", {})
+        files = written.get("files")
+        if not isinstance(files, dict) or not all(map(_is_note, files.values())):
+            raise CheckpointError(f"{progress} is damaged: remove {self.path} to start anew")
+        # what is noted but gone is written again, or is no longer in the source
+        names = [name for name in files if Path(name).name == name and (self.path / name).is_file()]
+        self.notes = {name: files[name] for name in names}
 
     @property
     def was_begun(self) -> bool:
@@ -128,8 +141,11 @@ class PartialFolder:
     def has(self, name: str) -> bool:
         """Whether the file is there, whole; a damaged one is forgotten."""
         note, path = self.notes.get(name), self.path / name
-        if note is not None and path.is_file() and digest_of(path) == note["sha256"]:
-            return True
+        try:
+            if note is not None and path.is_file() and digest_of(path) == note["sha256"]:
+                return True
+        except OSError:  # what cannot be read is written again
+            pass
         self.notes.pop(name, None)
         return False
 
@@ -201,26 +217,51 @@ class PartialFolder:
         """Removes a file that was only needed on the way."""
         self.notes.pop(name, None)
         self._write_progress()
-        (self.path / name).unlink(missing_ok=True)
+        try:
+            (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{self.path / name} cannot be removed: {error.strerror}") from error
+
+    def num_bytes(self) -> int:
+        """What finished files take on the disk, and unfinished ones, whose room is used again.
+
+        Raises:
+            CheckpointError: the folder cannot be read.
+        """
+        try:
+            paths = [path for path in self.path.iterdir() if path.name in self.notes or path.name.endswith(SUFFIX)]
+            return sum(map(_bytes_on_disk, paths))
+        except OSError as error:
+            raise CheckpointError(f"{self.path} cannot be read: {error.strerror}") from error
 
     def finish(self) -> Path:
         """Writes the digests of all files and gives the folder its name.
 
         Raises:
             SettingsError: something has taken the name in the meantime.
+            CheckpointError: the disk is full, or a file cannot be written or renamed.
         """
+        try:
+            self._write_digests()
+            if self.target.exists() or self.target.is_symlink():
+                raise SettingsError(f"TARGET {self.target} came into being meanwhile: the result is in {self.path}")
+            self.path.rename(self.target)
+            (self.target / PROGRESS_FILE).unlink()
+            _flush(self.target)
+            _flush(self.target.parent)
+        except OSError as error:
+            place = self.path if self.path.is_dir() else self.target
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{self.target} cannot be finished, the result is in {place}: {reason}") from error
+        return self.target
+
+    def _write_digests(self) -> None:
         for stray in self.path.glob("*" + SUFFIX):
             stray.unlink()
         lines = [f"{self.notes[name]['sha256']}  {name}\n" for name in sorted(self.notes)]
-        (self.path / DIGEST_FILE).write_text("".join(lines), encoding="utf-8")
+        # a name that is no UTF-8 is written with the bytes that it has
+        (self.path / DIGEST_FILE).write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
         _flush(self.path / DIGEST_FILE)
-        if self.target.exists():
-            raise SettingsError(f"TARGET {self.target} came into being meanwhile: the result is in {self.path}")
-        self.path.rename(self.target)
-        (self.target / PROGRESS_FILE).unlink()
-        _flush(self.target)
-        _flush(self.target.parent)
-        return self.target
 
     def _write_progress(self) -> None:
         path = self.path / PROGRESS_FILE
@@ -234,17 +275,38 @@ class PartialFolder:
 
 
 def files_to_copy(folder: Path) -> list[Path]:
-    """The files that a quantised folder takes over as they are: tokenizer and settings, never code or weights."""
-    ours = ("config.json", DIGEST_FILE)
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.is_file()
-        and path.name not in ours
-        and not path.name.startswith(".")
-        and path.suffix != ".py"
-        and not path.name.endswith(WEIGHT_SUFFIXES)
-    ]
+    """The files that a quantised folder takes over as they are: tokenizer and settings, never code or weights.
+
+    A link is followed only within the folder, or from a snapshot of the hub's cache to its blobs; one that leads
+    elsewhere is left out with a warning: what it leads to may be nothing of the model's.
+
+    Raises:
+        CheckpointError: the folder cannot be read.
+    """
+    ours = ("config.json", DIGEST_FILE, PROGRESS_FILE)
+    try:
+        paths = [
+            path
+            for path in sorted(folder.iterdir())
+            if path.is_file()
+            and path.name not in ours
+            and not path.name.startswith(".")
+            and path.suffix != ".py"
+            and not path.name.endswith((*WEIGHT_SUFFIXES, SUFFIX))
+        ]
+        outside = [path for path in paths if path.is_symlink() and not _stays_inside(path)]
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror}") from error
+    for path in outside:
+        warnings.warn(f"{path} is a link that leads out of its folder: it is not copied", stacklevel=2)
+    return [path for path in paths if path not in outside]
+
+
+def _stays_inside(link: Path) -> bool:
+    """Whether a link leads to a file of its own folder, or of the hub's cache that the folder is a snapshot in."""
+    folder, file = link.parent.resolve(), link.resolve()
+    is_snapshot = folder.parent.name == "snapshots"
+    return file.is_relative_to(folder) or (is_snapshot and file.is_relative_to(folder.parent.parent / "blobs"))
 
 
 def read_shard(path: Path) -> dict[str, Tensor]:
@@ -271,6 +333,20 @@ def digest_of(path: Path) -> str:
     """The SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_note(note: object) -> bool:
+    """Whether an entry of the progress notes has the form in which they are written."""
+    if not isinstance(note, dict) or not isinstance(note.get("sha256"), str):
+        return False
+    errors = note.get("errors")
+    return isinstance(errors, dict) and all(type(error) in (int, float) for error in errors.values())
+
+
+def _bytes_on_disk(path: Path) -> int:
+    """What a file takes, which is less than its size while it has holes."""
+    status = path.stat()
+    return min(status.st_size, getattr(status, "st_blocks", status.st_size) * 512)
 
 
 def _difference(begun: object, job: Mapping[str, Any]) -> str:

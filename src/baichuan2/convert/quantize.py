@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 import baichuan2
-from baichuan2.convert.calibrate import CalibratedRun
+from baichuan2.convert.calibrate import CalibratedRun, state_bytes
 from baichuan2.convert.calibration_text import CalibrationText, read_calibration_text
 from baichuan2.convert.description import INDEX_FILE, index_text, quantized_config_text
-from baichuan2.convert.official_bin import write_official_bin
+from baichuan2.convert.official_bin import BIN_FILE, quantized_bits, write_official_bin
 from baichuan2.convert.output import PartialFolder, check_target, files_to_copy, read_shard
 from baichuan2.convert.rounding import (
     Rounding,
@@ -97,9 +97,7 @@ def quantize_checkpoint(settings: QuantizeSettings, watch: Callable[[Step], None
         raise SettingsError(f"--calibration works with --method gptq only, got {rounding.method}")
     job = _Job(settings, source, rounding, text)
     with PartialFolder(target, job.identity()) as partial:
-        _check_disk_space(partial, source, rounding)
-        errors = job.write_layers(partial, watch or (lambda _: None))
-        errors |= job.write_rest(partial)
+        errors = job.write_weights(partial, watch or (lambda _: None))
         bits = job.bits_per_weight(partial)
         job.write_description(partial)
         folder = partial.finish()
@@ -137,8 +135,27 @@ class _Job:
         """The file of a decoder layer; the file after the last one holds the rest."""
         return f"model-{layer + 1:05d}-of-{self.source.num_layers + 1:05d}.safetensors"
 
-    def write_layers(self, partial: PartialFolder, watch: Callable[[Step], None]) -> dict[str, float]:
-        """Writes a shard for each decoder layer that has none yet; the relative errors of the weights."""
+    def shard_names(self) -> list[str]:
+        """All files of weights."""
+        return [self.shard_name(layer) for layer in range(self.source.num_layers + 1)]
+
+    def write_weights(self, partial: PartialFolder, watch: Callable[[Step], None]) -> dict[str, float]:
+        """Writes all weights that are not there yet, in the files that stay; their relative errors."""
+        is_official = self.rounding.format == "official-4bits"
+        is_written = is_official and partial.has(BIN_FILE)  # out of shards that may be gone by now
+        if is_written:
+            for layer in range(self.source.num_layers + 1):
+                watch(Step(layer, self.source.num_layers, layer))
+        else:
+            _check_disk_space(partial, self)
+            self.write_layers(partial, watch)
+            self.write_rest(partial)
+        if is_official:
+            write_official_bin(partial, self.shard_names(), is_written)
+        return {name: error for note in partial.notes.values() for name, error in note["errors"].items()}
+
+    def write_layers(self, partial: PartialFolder, watch: Callable[[Step], None]) -> None:
+        """Writes a shard for each decoder layer that has none yet."""
         num_layers = self.source.num_layers
         run = None if self.text is None else CalibratedRun(self.source, self.text.windows, self.rounding, partial.path)
         if run is not None:
@@ -160,7 +177,6 @@ class _Job:
             watch(Step(layer + 1, num_layers, resumed))
         if run is not None:
             run.close()
-        return self._noted_errors(partial)
 
     def _round_layer(self, layer: int) -> dict[str, QuantizedLinear]:
         return {name: self._rounded(name) for name in self.source.linear_names(layer)}
@@ -212,11 +228,11 @@ class _Job:
         self.source.tensors.release(key)
         return half
 
-    def write_rest(self, partial: PartialFolder) -> dict[str, float]:
+    def write_rest(self, partial: PartialFolder) -> None:
         """Writes what stands outside of the decoder layers: embedding, final norm and head."""
         name = self.shard_name(self.source.num_layers)
         if partial.has(name):
-            return self._noted_errors(partial)
+            return
         tables: dict[str, Int8Linear] = {}
         tensors: dict[str, Tensor] = {}
         for key in self.source.rest_names():
@@ -238,7 +254,6 @@ class _Job:
         partial.write_shard(name, tensors, check)
         for key in self.source.rest_names():
             self.source.tensors.release(key)
-        return self._noted_errors(partial)
 
     def _is_unit(self, module: str) -> bool:
         return module == HEAD and bool(self.source.config.normalized_head)
@@ -249,26 +264,23 @@ class _Job:
         bound = largest_error(TABLE_ROUNDING)
         return check_rounded(layer, table, f"{path}: {module}", bound, is_normalized=self._is_unit(module))
 
-    def _noted_errors(self, partial: PartialFolder) -> dict[str, float]:
-        return {name: error for note in partial.notes.values() for name, error in note["errors"].items()}
-
     def bits_per_weight(self, partial: PartialFolder) -> float:
         """Bits that a weight of the decoder's linear layers takes in the files, its share of scales included."""
         num_bits = num_weights = 0
         for layer in range(self.source.num_layers):
+            num_weights += sum(self.source.shapes[f"{name}.weight"].numel() for name in self.source.linear_names(layer))
+        if self.rounding.format == "official-4bits":
+            return quantized_bits(partial.path / BIN_FILE) / num_weights
+        for layer in range(self.source.num_layers):
             plain = set(self.source.plain_names(layer))
             found = read_shard(partial.path / self.shard_name(layer))
             num_bits += sum(8 * tensor.nbytes for name, tensor in found.items() if name not in plain)
-            num_weights += sum(self.source.shapes[f"{name}.weight"].numel() for name in self.source.linear_names(layer))
         return num_bits / num_weights
 
     def write_description(self, partial: PartialFolder) -> None:
         """Writes config.json, the index, and what the source has beside its weights."""
-        names = [self.shard_name(layer) for layer in range(self.source.num_layers + 1)]
-        if self.rounding.format == "official-4bits":
-            write_official_bin(partial, names)
-        else:
-            partial.write_text(INDEX_FILE, index_text(partial.path, names))
+        if self.rounding.format != "official-4bits":
+            partial.write_text(INDEX_FILE, index_text(partial.path, self.shard_names()))
         calibration = {
             "method": self.rounding.method,
             "text": None if self.text is None else self.text.description(),
@@ -292,16 +304,19 @@ def _warn_of_little_text(text: CalibrationText, source: Source) -> None:
         )
 
 
-def _check_disk_space(partial: PartialFolder, source: Source, rounding: Rounding) -> None:
-    """Raises CheckpointError where the disk cannot hold what is still to be written."""
-    bits = {"int8": 9, "int4": 4.6, "nf4": 4.2, "official-4bits": 4.2}[rounding.format]
+def _check_disk_space(partial: PartialFolder, job: _Job) -> None:
+    """Raises CheckpointError where the disk cannot hold what is still to be written, the calibration's states too."""
+    source, format = job.source, job.rounding.format
+    bits = {"int8": 9, "int4": 4.6, "nf4": 4.2, "official-4bits": 4.2}[format]
     needed = 0.0
     for name, shape in source.shapes.items():
         is_quantized = name.startswith("model.layers.") and len(shape) == 2
         needed += shape.numel() * (bits / 8 if is_quantized else source.dtype.itemsize)
-    if rounding.format == "official-4bits":
+    if format == "official-4bits":
         needed *= 2  # the shards, and the one file made from them
-    needed -= sum(path.stat().st_size for path in partial.path.iterdir())
+    if job.text is not None:
+        needed += state_bytes(source, job.text.windows)
+    needed -= partial.num_bytes()
     free = shutil.disk_usage(partial.path).free
     if free < needed + SPARE_BYTES:
         raise CheckpointError(
