@@ -105,7 +105,7 @@ def load_model(
         is_kept = settings.quantize == "none"
         check_values(model, files, model.get_input_embeddings() if is_kept else model)
         model = _with_fewer_bits(model, settings, watch)
-        _convert(model, settings)
+    _convert(model, settings)
     if model.device.type == "cpu":
         _settle(model.eval())
     model.generation_config = generation_config
@@ -267,7 +267,8 @@ def _convert(model: BaichuanForCausalLM, settings: LoadSettings) -> None:
         return
     dtype = getattr(torch, settings.dtype)
     for parameter in model.parameters():
-        if parameter.dtype != dtype and parameter.is_floating_point():
+        is_plain = type(parameter) is nn.Parameter  # the library may keep its codes in bytes that it calls floats
+        if is_plain and parameter.dtype != dtype and parameter.is_floating_point():
             old = parameter.data
             parameter.data = old.to(dtype)
             if is_mapped_from_file(old):
