@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from baichuan2.errors import CheckpointError, SettingsError
-from baichuan2.model.quantized_folders import load_folder
+from baichuan2.model.quantized_folders import holds_4_bits, load_folder, with_source_first
 from baichuan2.quantization.bnb_library import bitsandbytes_library
 
 __all__ = ["load_whole", "translate_arguments"]
@@ -34,6 +34,11 @@ def translate_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
         SettingsError: two arguments contradict each other, or one has no counterpart; the message says what to write.
         MissingExtraError: 8-bit or 4-bit weights are asked for and bitsandbytes is not installed.
     """
+    return _translate_quantization(_translate_names(kwargs))
+
+
+def _translate_names(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """`kwargs` with everything translated but the quantisation flags."""
     kwargs = {name: value for name, value in kwargs.items() if name not in WITHOUT_EFFECT}
     for name, advice in NO_LONGER_POSSIBLE.items():
         if kwargs.pop(name, False):
@@ -45,7 +50,7 @@ def translate_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
         kwargs.setdefault("token", old_token)
     if kwargs.pop("use_flash_attention_2", False):
         kwargs.setdefault("attn_implementation", "flash_attention_2")
-    return _translate_quantization(kwargs)
+    return kwargs
 
 
 def _translate_quantization(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +87,14 @@ def load_whole(from_pretrained: Callable[..., Any], args: tuple[Any, ...], kwarg
         CheckpointError: a tensor is missing, or as `load_folder`.
         SettingsError, MissingExtraError: as `translate_arguments` and `load_folder`.
     """
-    kwargs = translate_arguments(kwargs)
+    args, kwargs = with_source_first(args, _translate_names(kwargs))
+    flags = [name for name in QUANTIZATION_FLAGS if kwargs.get(name)]
+    if flags and holds_4_bits(args, {name: value for name, value in kwargs.items() if name not in flags}):
+        if flags != ["load_in_4bit"]:
+            raise SettingsError(f"{args[0]} is quantised to 4 bits already: leave load_in_8bit out")
+        # it is what was asked for, and is read without the library
+        kwargs = {name: value for name, value in kwargs.items() if not name.startswith(("load_in_4bit", "bnb_4bit_"))}
+    kwargs = _translate_quantization(kwargs)
     wants_information = kwargs.pop("output_loading_info", False)
     model, information = load_folder(from_pretrained, args, {**kwargs, "output_loading_info": True})
     missing = sorted(information["missing_keys"])

@@ -4,17 +4,20 @@
 |---|---|---|
 | quant_method "baichuan2" | our own format | the framework, with `quantizer.py` |
 | quant_method "bitsandbytes" | the library's 8 or 4 bits | the framework with the library |
-| the same, without the library | 4 bits as NF4 | here |
+| no quant_method, `load_in_8bit` | the library's 8 bits, written before the field was known | likewise |
+| 4 bits, without the library | 4 bits as NF4 | here |
 | no quant_method, `load_in_4bit` | the official 4bits folders: a pickle with lists in it | here |
 
 "Here" means: the file becomes a state dict for the layers of `quantizer.py`, whose tensors stay mapped from the file.
 """
 
+import contextlib
 import copy
 import importlib.util
 import pickle
+import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,26 +29,32 @@ from transformers import GenerationConfig
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from baichuan2.errors import CheckpointError, SettingsError
+from baichuan2.errors import BaichuanError, CheckpointError, SettingsError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.quantizer import quantizable_shapes
-from baichuan2.quantization.bnb_layout import STATE, read_nf4
+from baichuan2.quantization.bnb_layout import SCALES, STATE, read_nf4
 from baichuan2.quantization.bnb_library import bitsandbytes_library
+from baichuan2.quantization.freed_memory import is_mapped_from_file, release_pages
 from baichuan2.quantization.linear import nf4_buffers
 from baichuan2.quantization.nf4 import NF4Tensor
-from baichuan2.quantization.official_4bits import CODES_SUFFIX, STATE_SUFFIX, read_quant_state
+from baichuan2.quantization.official_4bits import CODES_SUFFIX, STATE_SUFFIX, read_quant_state, stored_tensor
 from baichuan2.quantization.ragged_rows import has_ragged_rows
 from baichuan2.quantization.scheme import METHOD, QuantizationSpec
 
 logger = logging.get_logger(__name__)
 
-__all__ = ["Kind", "check_quantization", "load_folder"]
+__all__ = ["Kind", "check_quantization", "holds_4_bits", "load_folder", "with_source_first"]
 
 Kind = Literal["none", "own", "bitsandbytes", "official-4bits"]
 
 NF4_STATE = STATE + "nf4"
+WEIGHT = ".weight"
 OFFICIAL_FILE = "pytorch_model.bin"
 SAFETENSORS_NAMES = ("model.safetensors", "model.safetensors.index.json")
+PLAIN_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+VALUES_AT_A_TIME = 1 << 22
+# arguments of the framework that also are the names of fields of a config, and not meant as such
+NO_FIELDS = ("dtype", "torch_dtype", "quantization_config", "state_dict", "output_loading_info")
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
@@ -73,6 +82,8 @@ def kind_of_quantization(source: object, quantization: Any) -> Kind:
             f"{source}: weights with the quant_method {method!r} are not read: use a folder that is not quantised, or "
             "one that  baichuan2 quantize  or bitsandbytes wrote"
         )
+    if quantization.get("load_in_8bit") is True:  # as transformers wrote it up to the middle of 2023
+        return "bitsandbytes"
     if quantization.get("load_in_4bit") is not True:
         raise CheckpointError(f"{source}: quantization_config names no quant_method, and does not say load_in_4bit")
     return "official-4bits"
@@ -94,6 +105,47 @@ def check_quantization(source: object, quantization: Any) -> Kind:
     return kind
 
 
+def with_source_first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of `from_pretrained` with the folder or hub id as the first positional one, however it was given."""
+    kwargs = dict(kwargs)
+    if not args and "pretrained_model_name_or_path" in kwargs:
+        args = (kwargs.pop("pretrained_model_name_or_path"),)
+    return args, kwargs
+
+
+def holds_4_bits(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether `from_pretrained(*args, **kwargs)` reads an official 4bits folder, which needs no library.
+
+    Raises:
+        SettingsError: the weights are in our own format, to which nothing else can be done.
+    """
+    if not args or args[0] is None or kwargs.get("state_dict") is not None:
+        return False
+    config, _ = _config_of(args[0], kwargs)
+    kind = kind_of_quantization(f"{args[0]}: config.json", getattr(config, "quantization_config", None))
+    if kind == "own":
+        raise SettingsError(_already(args[0]))
+    return kind == "official-4bits"
+
+
+def _already(source: object) -> str:
+    return f"{source} is quantised already: leave load_in_8bit, load_in_4bit and quantization_config out"
+
+
+def _config_of(source: object, kwargs: Mapping[str, Any]) -> tuple[BaichuanConfig, dict[str, Any]]:
+    """The configuration that `from_pretrained(source, **kwargs)` uses, and what of `kwargs` is no field of it."""
+    given = kwargs.get("config")
+    if isinstance(given, BaichuanConfig):
+        return given, dict(kwargs)
+    hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+    kept = {name: kwargs[name] for name in (*HUB_ARGUMENTS, *NO_FIELDS) if name in kwargs}
+    fields = {name: value for name, value in kwargs.items() if name not in kept and name != "config"}
+    config, rest = BaichuanConfig.from_pretrained(
+        given if given is not None else source, return_unused_kwargs=True, **hub, **fields
+    )
+    return config, rest | kept
+
+
 def load_folder(from_pretrained: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What `from_pretrained(*args, **kwargs)` returns, also for the folders that the framework cannot read.
 
@@ -102,24 +154,29 @@ def load_folder(from_pretrained: Callable[..., Any], args: tuple[Any, ...], kwar
         MissingExtraError: its weights need bitsandbytes, and the library is not installed.
         SettingsError: another quantisation is asked for than the folder has.
     """
+    args, kwargs = with_source_first(args, kwargs)
     if not args or args[0] is None or kwargs.get("state_dict") is not None:
         return from_pretrained(*args, **kwargs)
-    hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
-    config = kwargs.get("config")
-    if not isinstance(config, BaichuanConfig):
-        config = BaichuanConfig.from_pretrained(config if config is not None else args[0], **hub)
-    reader = _reader_for(args[0], getattr(config, "quantization_config", None))
-    if reader is None:
-        return from_pretrained(*args, **kwargs)
-    asked = kwargs.pop("quantization_config", None)
-    if asked is not None and not getattr(asked, "load_in_4bit", False):
-        raise SettingsError(f"{args[0]} is quantised to 4 bits already: leave quantization_config= out")
     name = str(args[0])
-    plain, layers = reader(name, hub)
+    hub = {argument: kwargs[argument] for argument in HUB_ARGUMENTS if kwargs.get(argument) is not None}
+    config, rest = _config_of(args[0], kwargs)
+    kind = check_quantization(f"{name}: config.json", getattr(config, "quantization_config", None))
+    asked = kwargs.get("quantization_config")
+    if kind == "own" and asked is not None and getattr(asked, "quant_method", METHOD) != METHOD:
+        raise SettingsError(_already(name))
+    reader = _reader_for(kind)
+    if reader is None:
+        return _read_by_the_framework(from_pretrained, args, kwargs, config if kind == "bitsandbytes" else None)
+    kwargs = rest
+    kwargs.pop("quantization_config", None)
+    if asked is not None and not getattr(asked, "load_in_4bit", False):
+        raise SettingsError(f"{name} is quantised to 4 bits already: leave quantization_config= out")
+    config = copy.deepcopy(config)
+    plain, layers = reader(name, hub, config)
     if not layers:
         raise CheckpointError(f"{name}: config.json says 4 bits, but no weight is in 4 bits")
-    config = copy.deepcopy(config)
     spec = _spec_of(name, config, layers)
+    _check_plain(name, plain, _expected(name, config, set(layers)))
     if reader is _read_official and any(has_ragged_rows(layer.shape[1]) for layer in layers.values()):
         logger.warning_once(
             f"{name}: rows that are no multiple of 64 are computed as bitsandbytes does on a processor, which takes "
@@ -140,12 +197,97 @@ def load_folder(from_pretrained: Callable[..., Any], args: tuple[Any, ...], kwar
     return loaded
 
 
-Reader = Callable[[str, Mapping[str, Any]], tuple[dict[str, Tensor], dict[str, NF4Tensor]]]
+def _read_by_the_framework(
+    from_pretrained: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], library_config: Any
+) -> Any:
+    """What `from_pretrained` returns. `library_config`: the configuration where bitsandbytes' layers are to be filled.
+
+    The framework has a report of many lines for what does not fit there, so it is looked at beforehand.
+    """
+    if library_config is None:
+        return from_pretrained(*args, **kwargs)
+    name = str(args[0])
+    hub = {argument: kwargs[argument] for argument in HUB_ARGUMENTS if kwargs.get(argument) is not None}
+    if any(_file_of(name, file_name, hub, is_needed=False) is not None for file_name in SAFETENSORS_NAMES):
+        _check_shapes(name, hub, library_config)
+    try:
+        return from_pretrained(*args, **kwargs)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{name}: the weights do not fit config.json ({reason:.200}): they belong to different models, or a file "
+            "is damaged"
+        ) from error
 
 
-def _reader_for(name: object, quantization: Any) -> Reader | None:
-    """What reads the weights of the folder `name`, or None where the framework does."""
-    kind = check_quantization(f"{name}: config.json", quantization)
+def _check_shapes(name: str, hub: Mapping[str, Any], config: BaichuanConfig) -> None:
+    """Checks the shapes of all tensors of a bitsandbytes folder but the codes in 4 bits, without reading any."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in _safetensors_paths(name, hub):
+        with _opened(path) as file:
+            shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    for key, tensor in _expected(name, config, set()).items():
+        if key in shapes and key + SCALES not in shapes:
+            _check_shape(name, key, shapes[key], tuple(tensor.shape))
+
+
+def _check_shape(name: str, key: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if shape != expected:
+        raise CheckpointError(
+            f"{name}: {key} has the shape {shape}, config.json wants {expected}: config.json and weights belong to "
+            "different models"
+        )
+
+
+def _expected(name: str, config: BaichuanConfig, quantized: set[str]) -> dict[str, Tensor]:
+    """The tensors of the model that `config` describes, without memory and without the weights of `quantized`."""
+    from baichuan2.model.modeling_baichuan import BaichuanForCausalLM  # which imports this module
+
+    try:
+        with torch.device("meta"):
+            model = BaichuanForCausalLM(copy.deepcopy(config))
+    except BaichuanError:
+        raise
+    except Exception as error:  # a value that passed as a field, but that no layer can be built with
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{name}: config.json describes no model that can be built: {reason}") from error
+    unused = {f"{layer}.weight" for layer in quantized}
+    return {key: tensor for key, tensor in model.state_dict().items() if key not in unused}
+
+
+def _check_plain(name: str, plain: dict[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Checks the tensors that are not quantised, and drops those that old files hold for nothing.
+
+    Raises:
+        CheckpointError: one is unknown, or has another shape than `expected`, or holds anything but finite numbers.
+    """
+    from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
+
+    for key, values in list(plain.items()):
+        if key not in expected:
+            if any(re.search(pattern, key) for pattern in BaichuanForCausalLM._keys_to_ignore_on_load_unexpected):
+                del plain[key]
+                continue
+            raise CheckpointError(f"{name}: unexpected tensor {key!r:.80}, which config.json does not describe")
+        _check_shape(name, key, tuple(values.shape), tuple(expected[key].shape))
+        if values.dtype not in PLAIN_DTYPES:
+            raise CheckpointError(f"{name}: {key} must hold real numbers, got {values.dtype}: the file is damaged")
+    for key, values in plain.items():
+        # a sum is finite only if all its terms are; where it is not, the exact and slower test decides
+        for part in torch.split(values.reshape(-1), VALUES_AT_A_TIME):
+            if not torch.isfinite(part.sum()) and not bool(torch.isfinite(part).all()):
+                raise CheckpointError(f"{name}: {key} holds NaN or infinite numbers: the file is damaged")
+        if is_mapped_from_file(values):
+            release_pages(values)
+
+
+Reader = Callable[[str, Mapping[str, Any], BaichuanConfig], tuple[dict[str, Tensor], dict[str, NF4Tensor]]]
+
+
+def _reader_for(kind: Kind) -> Reader | None:
+    """What reads weights of that kind, or None where the framework does."""
     if kind == "official-4bits":
         return _read_official
     if kind != "bitsandbytes":
@@ -156,7 +298,9 @@ def _reader_for(name: object, quantization: Any) -> Reader | None:
     return None
 
 
-def _read_official(name: str, hub: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, NF4Tensor]]:
+def _read_official(
+    name: str, hub: Mapping[str, Any], config: BaichuanConfig
+) -> tuple[dict[str, Tensor], dict[str, NF4Tensor]]:
     """The tensors of an official 4bits folder: plain ones by key, quantised ones by the name of their layer."""
     path = _file_of(name, OFFICIAL_FILE, hub)
     assert path is not None
@@ -166,39 +310,63 @@ def _read_official(name: str, hub: Mapping[str, Any]) -> tuple[dict[str, Tensor]
         raise CheckpointError(
             f"{path} is damaged, or holds more than tensors, which could run code and is refused: use the official file"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged pickles fail in as many ways as there are instructions in them
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path} is truncated or damaged ({first}): download it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__} in place of named tensors")
-    layers = {}
-    for key in [key for key in content if str(key).endswith(STATE_SUFFIX)]:
+    if not all(isinstance(key, str) for key in content):
+        raise CheckpointError(f"{path} must hold tensors by name, and not all its keys are names")
+    layers, shapes = {}, quantizable_shapes(config)
+    for key in [key for key in content if key.endswith(WEIGHT + STATE_SUFFIX)]:
         weight = key.removesuffix(STATE_SUFFIX)
-        codes = content.pop(weight + CODES_SUFFIX, None)
-        layers[weight.removesuffix(".weight")] = read_quant_state(content.pop(key), codes, f"{path}: {weight}")
-    for key, value in content.items():
-        if not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: {key} must be a tensor, got a {type(value).__name__}")
-    return {str(key): value.detach() for key, value in content.items()}, layers
+        layer, codes = weight.removesuffix(WEIGHT), content.pop(weight + CODES_SUFFIX, None)
+        layers[layer] = read_quant_state(content.pop(key), codes, f"{path}: {weight}", shapes.get(layer))
+    return {key: stored_tensor(value, f"{path}: {key}") for key, value in content.items()}, layers
 
 
-def _read_bnb(name: str, hub: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, NF4Tensor]]:
+def _read_bnb(
+    name: str, hub: Mapping[str, Any], config: BaichuanConfig
+) -> tuple[dict[str, Tensor], dict[str, NF4Tensor]]:
     """The tensors of a folder in bitsandbytes' 4-bit layout, likewise."""
-    paths = [_file_of(name, SAFETENSORS_NAMES[0], hub, is_needed=False)]
-    if paths[0] is None:
-        index = _file_of(name, SAFETENSORS_NAMES[1], hub)
-        paths, _ = get_checkpoint_shard_files(name, index, **hub)
+    del config  # each tensor of such a file lies in it whole
     tensors: dict[str, Tensor] = {}
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is truncated or damaged ({error}): download it again") from error
+    for path in _safetensors_paths(name, hub):
+        with _opened(path) as file:
+            tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     weights = [key.removesuffix(NF4_STATE) for key in tensors if key.endswith(NF4_STATE)]
-    layers = {weight.removesuffix(".weight"): read_nf4(tensors, weight) for weight in weights}
+    try:
+        layers = {weight.removesuffix(WEIGHT): read_nf4(tensors, weight) for weight in weights}
+    except CheckpointError as error:  # it knows tensors, and no files
+        raise CheckpointError(f"{name}: {error}") from error
     parts = {key for weight in weights for key in tensors if key == weight or key.startswith(weight + ".")}
     return {key: value for key, value in tensors.items() if key not in parts}, layers
+
+
+def _safetensors_paths(name: str, hub: Mapping[str, Any]) -> list[Path]:
+    """The files that hold the weights of a folder in bitsandbytes' layout."""
+    whole = _file_of(name, SAFETENSORS_NAMES[0], hub, is_needed=False)
+    if whole is not None:
+        return [whole]
+    index = _file_of(name, SAFETENSORS_NAMES[1], hub)
+    try:
+        paths, _ = get_checkpoint_shard_files(name, index, **hub)
+    except Exception as error:  # an index that is no JSON or lacks its fields, a file that is not there
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{index} or a file that it names cannot be used: {reason:.300}") from error
+    return [Path(path) for path in paths]
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The safetensors file, whose damage is one line."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or damaged ({' '.join(str(error).split())}): download it again"
+        ) from error
 
 
 def _file_of(name: str, file_name: str, hub: Mapping[str, Any], *, is_needed: bool = True) -> Path | None:

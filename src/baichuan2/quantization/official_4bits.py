@@ -12,22 +12,26 @@ from torch import Tensor
 from baichuan2.errors import CheckpointError
 from baichuan2.quantization.nf4 import NF4_CODE, NF4Tensor, check_nf4
 
-__all__ = ["CODES_SUFFIX", "STATE_SUFFIX", "read_quant_state", "write_quant_state"]
+__all__ = ["CODES_SUFFIX", "STATE_SUFFIX", "read_quant_state", "stored_tensor", "write_quant_state"]
 
 # what stands behind the name of the weight (`model.layers.0.mlp.up_proj.weight`) in the two keys
 CODES_SUFFIX = ".data"
 STATE_SUFFIX = ".quant_state"
 
+GREATEST_SIZE = 2**31 - 1
 LAYOUT = "[scales, shape, dtype, block size, offset and scales of the scales, 'nf4', code table]"
 
 
-def read_quant_state(quant_state: object, codes: object, name: str) -> NF4Tensor:
+def read_quant_state(
+    quant_state: object, codes: object, name: str, expected_shape: tuple[int, int] | None = None
+) -> NF4Tensor:
     """The weight (N, K) that a list and its codes describe; `name` is that of the weight, for messages.
 
     Codes: uint8, n/2 of them, flat, as a column or as a row. List: the scales, shape (torch.Size, tuple or list),
     dtype, block size, the pair [offset, scales of the scales] or None where the scales are float32, "nf4", and in later
     versions the code table. The scales of the scales: themselves, their code table, their block size, and a tail that
-    says that they are not compressed any further (False, a dtype, None), of any length.
+    says that they are not compressed any further (False, a dtype, None), of any length. `expected_shape`: what shape
+    the weight must have, where that is known; any other is refused before its parts are looked at.
 
     Raises:
         CheckpointError: anything else; one line that begins with `name`.
@@ -45,18 +49,21 @@ def read_quant_state(quant_state: object, codes: object, name: str) -> NF4Tensor
     nested_block_size = 256
     if nested is not None:
         offset, (nested_absmax, nested_code, nested_block_size) = _read_nested(nested, name)
-    packed = _tensor(codes, "the codes", name)
+    sizes = _shape(shape, name)
+    if expected_shape is not None and sizes != expected_shape:
+        raise CheckpointError(f"{name} has the shape {sizes}, config.json wants {expected_shape}")
+    packed = stored_tensor(codes, f"{name}: the codes")
     if packed.dim() > 2 or (packed.dim() == 2 and 1 not in packed.shape):
         raise CheckpointError(f"{name}: the codes must be one row or column, got the shape {tuple(packed.shape)}")
     tensor = NF4Tensor(
         codes=packed.reshape(-1),
-        shape=_shape(shape, name),
+        shape=sizes,
         dtype=dtype,
-        absmax=_tensor(absmax, "the scales", name),
+        absmax=stored_tensor(absmax, f"{name}: the scales"),
         offset=offset,
         nested_absmax=nested_absmax,
         nested_code=nested_code,
-        code=_tensor(items[6], "the code table", name) if len(items) == 7 else NF4_CODE.to(packed.device),
+        code=stored_tensor(items[6], f"{name}: the code table") if len(items) == 7 else NF4_CODE,
         block_size=_integer(block_size, "the block size", name),
         nested_block_size=nested_block_size,
     )
@@ -71,7 +78,7 @@ def _read_nested(nested: object, name: str) -> tuple[Tensor, tuple[Tensor, Tenso
         raise CheckpointError(
             f"{name}: the fifth item of the quant_state is a pair of offset and scales, got {len(pair)} items"
         )
-    offset = _tensor(pair[0], "the offset", name)
+    offset = stored_tensor(pair[0], f"{name}: the offset")
     if offset.numel() != 1:
         raise CheckpointError(f"{name}: the offset must be one number, got the shape {tuple(offset.shape)}")
     state = _items(pair[1], "the scales of the scales", name)
@@ -86,8 +93,8 @@ def _read_nested(nested: object, name: str) -> tuple[Tensor, tuple[Tensor, Tenso
                 f"a dtype, None), got {_shown(item)}"
             )
     return offset.reshape(()), (
-        _tensor(state[0], "the scales of the scales", name),
-        _tensor(state[1], "the code table of the scales", name),
+        stored_tensor(state[0], f"{name}: the scales of the scales"),
+        stored_tensor(state[1], f"{name}: the code table of the scales"),
         _integer(state[2], "the block size of the scales", name),
     )
 
@@ -108,18 +115,35 @@ def _items(value: object, what: str, name: str) -> Sequence[object]:
     return value
 
 
-def _tensor(value: object, what: str, name: str) -> Tensor:
-    """The tensor, also where the file keeps it as a parameter."""
+def stored_tensor(value: object, what: str) -> Tensor:
+    """The tensor, also where the file keeps it as a parameter; `what` it is, for messages.
+
+    A pickle can describe a tensor without holding its values: a view that repeats one number any number of times, or
+    one that has no memory at all. Those are refused, as the first look at them would fail or fill the memory.
+
+    Raises:
+        CheckpointError: no tensor, or none whose values all lie in the file; one line that begins with `what`.
+    """
     if not isinstance(value, Tensor):
-        raise CheckpointError(f"{name}: {what} must be a tensor, got {_shown(value)}")
-    if value.layout != torch.strided:
-        raise CheckpointError(f"{name}: {what} must be a dense tensor, got {value.layout}")
+        raise CheckpointError(f"{what} must be a tensor, got {_shown(value)}")
+    if type(value) not in (Tensor, torch.nn.Parameter):
+        raise CheckpointError(f"{what} must be a plain tensor, got a {type(value).__name__}")
+    if value.layout != torch.strided or value.is_quantized:
+        raise CheckpointError(f"{what} must be a dense tensor, got {value.layout} of {value.dtype}")
+    if value.device.type != "cpu":
+        raise CheckpointError(f"{what} must hold values, got a tensor on the device {value.device.type!r}")
+    if value.nbytes > value.untyped_storage().nbytes():
+        raise CheckpointError(
+            f"{what} must hold all its values, got {tuple(value.shape)} in {value.untyped_storage().nbytes()} bytes"
+        )
     return value.detach()
 
 
 def _integer(value: object, what: str, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise CheckpointError(f"{name}: {what} must be a whole number, got {_shown(value)}")
+    if abs(value) > GREATEST_SIZE:  # a pickle can hold one of a million digits
+        raise CheckpointError(f"{name}: {what} must be at most {GREATEST_SIZE}, got a greater number")
     return value
 
 
@@ -134,5 +158,8 @@ def _shown(value: object) -> str:
     """The value in a few words, on one line."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)}"
-    shown = " ".join(repr(value).split())
+    try:
+        shown = " ".join(repr(value).split())
+    except (ValueError, RecursionError):  # a whole number of thousands of digits, a list in a list in a list ...
+        return f"a {type(value).__name__}"
     return shown if len(shown) <= 40 else f"a {type(value).__name__}"
