@@ -66,7 +66,7 @@ def ours() -> dict[str, dict[str, Any]]:
         "int4, groups of 64": {"format": "int4", "group_size": 64},
         "int4, groups of 128": {"format": "int4", "group_size": 128},
         "int4, rounded to nearest": {"format": "int4", "method": "nearest", "codebook": "uniform"},
-        "nf4 (bitsandbytes' files)": {"format": "nf4"},
+        "nf4 (official 4bits files)": {"format": "official-4bits"},
     }
 
 
