@@ -173,6 +173,18 @@ def test_links_are_followed_only_within_the_folder_or_the_cache_of_the_hub(tmp_p
         assert [Path(str(item.message).split(" is a link")[0]).name for item in caught] == ["detour.txt", "outside.txt"]
 
 
+def test_a_link_that_is_left_out_is_told_before_the_work_begins(small, tmp_path):
+    folder = shutil.copytree(small, tmp_path / "source")
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "outside.txt").symlink_to(tmp_path / "secret.txt")
+
+    def stop(_: Step) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.warns(UserWarning, match="leads out of its folder"), pytest.raises(KeyboardInterrupt):
+        quantize_checkpoint(settings_of(folder, tmp_path / "out"), stop)
+
+
 def test_blobs_beside_a_folder_that_is_no_snapshot_are_outside(tmp_path):
     folder = tmp_path / "models" / "0123"
     folder.mkdir(parents=True)

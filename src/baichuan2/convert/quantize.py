@@ -7,7 +7,7 @@ the method wants it, `output` writes, checks and resumes. Only one decoder layer
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,11 +95,12 @@ def quantize_checkpoint(settings: QuantizeSettings, watch: Callable[[Step], None
         _warn_of_little_text(text, source)
     elif settings.calibration is not None:
         raise SettingsError(f"--calibration works with --method gptq only, got {rounding.method}")
+    kept = files_to_copy(source.folder)  # now: hours later its warnings come too late
     job = _Job(settings, source, rounding, text)
     with PartialFolder(target, job.identity()) as partial:
         errors = job.write_weights(partial, watch or (lambda _: None))
         bits = job.bits_per_weight(partial)
-        job.write_description(partial)
+        job.write_description(partial, kept)
         folder = partial.finish()
     num_bytes = sum(path.stat().st_size for path in folder.iterdir())
     num_tokens = 0 if text is None else text.num_tokens
@@ -277,8 +278,8 @@ class _Job:
             num_bits += sum(8 * tensor.nbytes for name, tensor in found.items() if name not in plain)
         return num_bits / num_weights
 
-    def write_description(self, partial: PartialFolder) -> None:
-        """Writes config.json, the index, and what the source has beside its weights."""
+    def write_description(self, partial: PartialFolder, kept: Sequence[Path]) -> None:
+        """Writes config.json, the index, and the files `kept` of the source."""
         if self.rounding.format != "official-4bits":
             partial.write_text(INDEX_FILE, index_text(partial.path, self.shard_names()))
         calibration = {
@@ -290,7 +291,7 @@ class _Job:
         partial.write_text(
             "config.json", quantized_config_text(self.source.fields, self.rounding, self.settings, calibration)
         )
-        for path in files_to_copy(self.source.folder):
+        for path in kept:
             partial.copy(path)
 
 
