@@ -1,0 +1,247 @@
+"""Our own products with 4-bit and 8-bit weights on the processor: they read the weight where its file is mapped.
+
+The library is compiled at installation (`build`); where it is missing, `is_available` is False and callers take another
+way. Products are torch operators, `torch.ops.baichuan2.multiply_*`, so compiled and exported models hold them.
+4-bit levels and inputs are multiplied exactly, sums are taken in float32.
+"""
+
+import ctypes
+import functools
+import os
+from ctypes import c_float, c_int32, c_int64, c_void_p
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baichuan2.quantization.kernels.build import LIBRARY
+
+__all__ = ["INSTRUCTIONS", "instructions", "is_available", "multiply_int4", "multiply_int8", "multiply_nf4", "suits"]
+
+INSTRUCTIONS = ("plain C", "AVX2", "AVX-512", "AVX-512 BF16")
+"""In the order of the library's numbers."""
+LIMIT = "BAICHUAN2_KERNELS"
+"""Environment variable: `off`, or the most of INSTRUCTIONS that may be used, by its number."""
+MOST_ROWS = 16
+"""Rows of inputs up to which the products beat computing the weight once."""
+GROUP_SIZES = (0, 32, 64, 128)
+FORMATS = {"int4": 0, "int8": 1, "nf4": 2}
+NUMBERS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+SCALES_FLOAT16, SCALES_FLOAT32, SCALES_DOUBLE = 0, 1, 2
+
+
+class Product(ctypes.Structure):
+    """Mirror of `Product` in native/product.h, which says what the fields are: change both."""
+
+    _fields_ = (
+        ("codes", c_void_p),
+        ("scales", c_void_p),
+        ("levels", c_void_p),
+        ("nested_levels", c_void_p),
+        ("nested_scales", c_void_p),
+        ("inputs", c_void_p),
+        ("outputs", c_void_p),
+        ("num_outputs", c_int64),
+        ("num_inputs", c_int64),
+        ("num_rows", c_int64),
+        ("group_size", c_int64),
+        ("offset", c_float),
+        ("format", c_int32),
+        ("scale_kind", c_int32),
+        ("number", c_int32),
+    )
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The library, or None where there is none that fits. torch was imported first: both share its threads."""
+    if os.environ.get(LIMIT) == "off":
+        return None
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        library.baichuan2_product_size.restype = c_int64
+        library.baichuan2_multiply.argtypes = (ctypes.POINTER(Product), ctypes.c_int, ctypes.c_int)
+        fits = library.baichuan2_product_size() == ctypes.sizeof(Product)
+    except (OSError, AttributeError):  # not built, for another machine, or of another version
+        return None
+    return library if fits else None
+
+
+@functools.cache
+def _limit() -> int:
+    value = os.environ.get(LIMIT, "")
+    return int(value) if value.isdecimal() else len(INSTRUCTIONS) - 1
+
+
+def is_available() -> bool:
+    """Whether there are products of our own here."""
+    return _library() is not None
+
+
+def instructions() -> str | None:
+    """The instruction set that is used for bfloat16 inputs, one of INSTRUCTIONS; None without the library."""
+    library = _library()
+    return None if library is None else INSTRUCTIONS[min(library.baichuan2_instructions(), _limit())]
+
+
+def suits(inputs: Tensor, *weight: Tensor) -> bool:
+    """Whether the products take `inputs` (..., K) and the parts of `weight`, and are the fastest way for them."""
+    if inputs.dtype not in NUMBERS or not 0 < inputs.numel() <= MOST_ROWS * inputs.shape[-1]:
+        return False
+    return is_available() and all(part.device.type == "cpu" and part.is_contiguous() for part in (inputs[:0], *weight))
+
+
+def multiply_int4(inputs: Tensor, codes: Tensor, scales: Tensor, codebook: list[int], group_size: int) -> Tensor:
+    """`inputs` (..., K) times an `Int4Tensor` (N, K) in its parts: (..., N) in the dtype of `inputs`."""
+    result: Tensor = torch.ops.baichuan2.multiply_int4(inputs, codes, scales, codebook, group_size)
+    return result
+
+
+def multiply_int8(inputs: Tensor, codes: Tensor, scales: Tensor, group_size: int) -> Tensor:
+    """`inputs` (..., K) times an `Int8Tensor` (N, K) in its parts: (..., N) in the dtype of `inputs`."""
+    result: Tensor = torch.ops.baichuan2.multiply_int8(inputs, codes, scales, group_size)
+    return result
+
+
+def multiply_nf4(
+    inputs: Tensor,
+    codes: Tensor,
+    code: Tensor,
+    absmax: Tensor,
+    nested: tuple[Tensor, Tensor, Tensor] | None,
+    out_features: int,
+) -> Tensor:
+    """`inputs` (..., K), K a multiple of 64, times an `NF4Tensor` (N, K) in its parts: (..., N).
+
+    `nested`: offset, nested_absmax and nested_code where the scales are in 8 bits. bfloat16 inputs meet the 16 levels
+    rounded to bfloat16; weights are not rounded once more after their scale.
+    """
+    offset, nested_absmax, nested_code = nested or (None, None, None)
+    result: Tensor = torch.ops.baichuan2.multiply_nf4(
+        inputs, codes, code, absmax, offset, nested_absmax, nested_code, out_features
+    )
+    return result
+
+
+@functools.lru_cache(maxsize=64)
+def _levels(codebook: tuple[int, ...]) -> Any:
+    """The levels of a codebook as an array of C that stays alive."""
+    return (c_float * 16)(*(value / 128 for value in codebook))
+
+
+def _run(inputs: Tensor, out_features: int, format_name: str, **parts: Any) -> Tensor:
+    """Fills in what all formats share, and computes."""
+    library = _library()
+    if library is None:
+        raise RuntimeError("the library of kernels is missing: python -m baichuan2.quantization.kernels.build")
+    inputs = inputs.contiguous()
+    in_features = inputs.shape[-1]
+    outputs = inputs.new_empty((*inputs.shape[:-1], out_features))
+    if outputs.numel() == 0:
+        return outputs
+    product = Product(
+        inputs=inputs.data_ptr(),
+        outputs=outputs.data_ptr(),
+        num_outputs=out_features,
+        num_inputs=in_features,
+        num_rows=inputs.numel() // in_features,
+        format=FORMATS[format_name],
+        number=NUMBERS[inputs.dtype],
+        **parts,
+    )
+    if library.baichuan2_multiply(product, _limit(), torch.get_num_threads()) != 0:
+        raise MemoryError("no memory for the inputs of a product")
+    return outputs
+
+
+def _multiply_int4(inputs: Tensor, codes: Tensor, scales: Tensor, codebook: list[int], group_size: int) -> Tensor:
+    _check(inputs, codes, scales, group_size, torch.uint8, -(-inputs.shape[-1] // 64) * 32)
+    levels = _levels(tuple(codebook))
+    return _run(
+        inputs,
+        codes.shape[0],
+        "int4",
+        codes=codes.data_ptr(),
+        scales=scales.data_ptr(),
+        levels=ctypes.addressof(levels),
+        group_size=group_size,
+        scale_kind=SCALES_FLOAT16,
+    )
+
+
+def _multiply_int8(inputs: Tensor, codes: Tensor, scales: Tensor, group_size: int) -> Tensor:
+    _check(inputs, codes, scales, group_size, torch.int8, inputs.shape[-1])
+    return _run(
+        inputs,
+        codes.shape[0],
+        "int8",
+        codes=codes.data_ptr(),
+        scales=scales.data_ptr(),
+        group_size=group_size,
+        scale_kind=SCALES_FLOAT16,
+    )
+
+
+def _multiply_nf4(
+    inputs: Tensor,
+    codes: Tensor,
+    code: Tensor,
+    absmax: Tensor,
+    offset: Tensor | None,
+    nested_absmax: Tensor | None,
+    nested_code: Tensor | None,
+    out_features: int,
+) -> Tensor:
+    num_weights = inputs.shape[-1] * out_features
+    num_blocks = num_weights // 64
+    sizes_fit = codes.numel() == num_weights // 2 and absmax.numel() == num_blocks and code.numel() == 16
+    if inputs.shape[-1] % 64 or not sizes_fit:
+        raise ValueError("the parts of the NF4 weight do not fit its shape")
+    parts: dict[str, Any] = {"scale_kind": SCALES_FLOAT32}
+    if nested_absmax is not None and nested_code is not None and offset is not None:
+        if nested_absmax.numel() != -(-num_blocks // 256) or nested_code.numel() != 256:
+            raise ValueError("the scales of the NF4 weight's scales do not fit")
+        parts = {
+            "scale_kind": SCALES_DOUBLE,
+            "nested_levels": nested_code.data_ptr(),
+            "nested_scales": nested_absmax.data_ptr(),
+            "offset": offset.item(),
+        }
+    pointers = {"codes": codes.data_ptr(), "scales": absmax.data_ptr(), "levels": code.data_ptr()}
+    return _run(inputs, out_features, "nf4", **pointers, group_size=64, **parts)
+
+
+def _check(inputs: Tensor, codes: Tensor, scales: Tensor, group_size: int, dtype: torch.dtype, num_bytes: int) -> None:
+    """Refuses parts of a weight that the library would read beyond."""
+    num_groups = -(-inputs.shape[-1] // group_size) if group_size else 1
+    rows = codes.shape[0]
+    is_whole = codes.shape == (rows, num_bytes) and scales.shape == (rows, num_groups) and group_size in GROUP_SIZES
+    if not (is_whole and codes.is_contiguous() and scales.is_contiguous()):
+        raise ValueError(f"a weight of codes {tuple(codes.shape)} and scales {tuple(scales.shape)} does not fit inputs")
+    if codes.dtype != dtype or scales.dtype != torch.float16:
+        raise ValueError(f"codes must be {dtype} and scales float16, got {codes.dtype} and {scales.dtype}")
+
+
+_WEIGHT_OF_ROWS = "Tensor inputs, Tensor codes, Tensor scales"
+_OPERATORS = torch.library.Library("baichuan2", "FRAGMENT")
+_OPERATORS.define(f"multiply_int4({_WEIGHT_OF_ROWS}, int[] codebook, int group_size) -> Tensor")
+_OPERATORS.define(f"multiply_int8({_WEIGHT_OF_ROWS}, int group_size) -> Tensor")
+_OPERATORS.define(
+    "multiply_nf4(Tensor inputs, Tensor codes, Tensor code, Tensor absmax, Tensor? offset, Tensor? nested_absmax, "
+    "Tensor? nested_code, int out_features) -> Tensor"
+)
+for _name, _function in (("int4", _multiply_int4), ("int8", _multiply_int8), ("nf4", _multiply_nf4)):
+    _OPERATORS.impl(f"multiply_{_name}", _function, "CPU")
+
+
+def _shape_by_rows(inputs: Tensor, codes: Tensor, *_: object) -> Tensor:
+    return inputs.new_empty((*inputs.shape[:-1], codes.shape[0]))
+
+
+def _shape_of_nf4(inputs: Tensor, *others: Any) -> Tensor:
+    return inputs.new_empty((*inputs.shape[:-1], others[-1]))
+
+
+torch.library.register_fake("baichuan2::multiply_int4", _shape_by_rows)
+torch.library.register_fake("baichuan2::multiply_int8", _shape_by_rows)
+torch.library.register_fake("baichuan2::multiply_nf4", _shape_of_nf4)

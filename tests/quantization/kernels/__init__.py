@@ -1,0 +1,1 @@
+"""Tests of the products with weights in few bits."""
