@@ -12,7 +12,7 @@ from baichuan2.settings import OutputSettings
 def test_report_has_versions_devices_extras_and_embedded_models(capsys):
     assert main(["info", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert set(report) == {"versions", "extras", "devices", "embedded_models"}
+    assert set(report) == {"versions", "extras", "devices", "kernels", "embedded_models"}
     assert report["versions"]["baichuan2"] == baichuan2.__version__
     assert report["versions"]["python"] == platform.python_version()
     assert report["versions"]["torch"].startswith("2.")
@@ -35,6 +35,13 @@ def test_a_broken_torch_is_reported(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
     assert report["devices"]["torch"] == "broken: OSError: libcudart.so.99: cannot open shared object file"
+
+
+def test_a_missing_library_of_kernels_is_said_in_one_line(monkeypatch):
+    monkeypatch.setattr("baichuan2.quantization.kernels.native.instructions", lambda: None)
+    assert "no C compiler" in info.kernels()["quantised products"]
+    monkeypatch.setattr("baichuan2.quantization.kernels.native.instructions", lambda: "AVX2")
+    assert info.kernels() == {"quantised products": "own, AVX2"}
 
 
 def test_embedded_models_are_the_folders_with_a_config(tmp_path):

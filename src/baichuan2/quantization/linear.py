@@ -22,6 +22,7 @@ from baichuan2.quantization.blockwise import (
     unpack_int4,
 )
 from baichuan2.quantization.freed_memory import give_back
+from baichuan2.quantization.kernels import native
 from baichuan2.quantization.kernels.aten import (
     ALIGNMENT,
     PackedInt4,
@@ -138,6 +139,8 @@ class Int8Linear(QuantizedLinear):
 
     def multiply(self, inputs: Tensor) -> Tensor:
         """The product without a gradient, (..., N)."""
+        if native.suits(inputs, self.weight_codes, self.weight_scales):
+            return native.multiply_int8(inputs, self.weight_codes, self.weight_scales, self.group_size)
         is_by_row = self.weight_scales.shape[1] == 1 and fits_aten(self.in_features, self.out_features)
         if is_by_row and suits_aten(inputs):
             return multiply_int8(inputs, self._aligned_codes(), self.weight_scales)
@@ -200,6 +203,9 @@ class Int4Linear(QuantizedLinear):
 
     def multiply(self, inputs: Tensor) -> Tensor:
         """The product without a gradient, (..., N)."""
+        if native.suits(inputs, self.weight_codes, self.weight_scales):
+            codes, scales, codebook = self.weight_codes, self.weight_scales, list(self.codebook)
+            return native.multiply_int4(inputs, codes, scales, codebook, self.group_size)
         is_even = self.codebook == UNIFORM and fits_aten(self.in_features, self.out_features, self.group_size)
         if is_even and suits_aten(inputs) and not torch.compiler.is_compiling():
             return multiply_int4(inputs, self._packed_weight())
@@ -237,8 +243,8 @@ class NF4Linear(QuantizedLinear):
     before they meet the inputs, as the official 4-bit models do. `as_released`: rows that are no whole number of blocks
     are computed as the released stack does, see `ragged_rows`.
 
-    On an accelerator bitsandbytes multiplies, where it is installed and rows are whole blocks; else the plain way. The
-    library rounds weights to the dtype of the inputs, not to `weight_dtype`.
+    On the processor our own kernels multiply inputs of `weight_dtype`. On an accelerator bitsandbytes does, where it is
+    installed and rows are whole blocks; else the plain way. The library rounds weights to the dtype of the inputs, not to `weight_dtype`.
     """
 
     weight_codes: Tensor
@@ -289,8 +295,20 @@ class NF4Linear(QuantizedLinear):
 
     def multiply(self, inputs: Tensor) -> Tensor:
         """The product without a gradient, (..., N)."""
+        if self._suits_native(inputs):
+            nested = None
+            if self.is_compressed:
+                nested = (self.weight_offset, self.weight_nested_absmax, self.weight_nested_code)
+            codes, code, absmax = self.weight_codes, self.weight_code, self.weight_absmax
+            return native.multiply_nf4(inputs, codes, code, absmax, nested, self.out_features)
         product = self._library_product() if self._suits_library(inputs) else None
         return super().multiply(inputs) if product is None else product(inputs)
+
+    def _suits_native(self, inputs: Tensor) -> bool:
+        """Other dtypes of inputs would see that weights are not rounded to `weight_dtype` there."""
+        if self.in_features % NF4_BLOCK_SIZE != 0 or self.as_released or self._suits_library(inputs):
+            return False
+        return inputs.dtype == self.weight_dtype and native.suits(inputs, *self.buffers(recurse=False))
 
     def _suits_library(self, inputs: Tensor) -> bool:
         is_elsewhere = inputs.device.type not in ("cpu", "meta") and inputs.device == self.weight_codes.device

@@ -40,6 +40,7 @@ def collect() -> dict[str, Any]:
         },
         "extras": {extra: {name: installed_version(name) for name in names} for extra, names in EXTRAS.items()},
         "devices": devices(),
+        "kernels": kernels(),
         "embedded_models": embedded_models(Path(baichuan2.__file__).parent / "demo"),
     }
 
@@ -78,6 +79,17 @@ def devices() -> dict[str, str]:
     except Exception as error:  # whatever a broken installation raises belongs into the report
         found["torch"] = f"broken: {type(error).__name__}: {one_line(str(error))}"
     return found
+
+
+def kernels() -> dict[str, str]:
+    """What multiplies with 8-bit and 4-bit weights on the processor."""
+    try:
+        from baichuan2.quantization.kernels.native import instructions
+    except Exception as error:  # a broken torch
+        return {"quantised products": f"broken: {type(error).__name__}: {one_line(str(error))}"}
+    missing = "torch's (slower): no C compiler when this was installed; then `python -m baichuan2.quantization.kernels.build`"
+    found = instructions()
+    return {"quantised products": missing if found is None else f"own, {found}"}
 
 
 def device_title(kind: str, index: int) -> str:

@@ -22,7 +22,7 @@ INSTRUCTIONS = ("plain C", "AVX2", "AVX-512", "AVX-512 BF16")
 """In the order of the library's numbers."""
 LIMIT = "BAICHUAN2_KERNELS"
 """Environment variable: `off`, or the most of INSTRUCTIONS that may be used, by its number."""
-MOST_ROWS = 16
+MOST_ROWS = 64
 """Rows of inputs up to which the products beat computing the weight once."""
 GROUP_SIZES = (0, 32, 64, 128)
 FORMATS = {"int4": 0, "int8": 1, "nf4": 2}
@@ -78,6 +78,12 @@ def is_available() -> bool:
     return _library() is not None
 
 
+@torch.compiler.assume_constant_result
+def _is_fast() -> bool:
+    """Whether there is more than plain C; a compiled model holds the answer."""
+    return instructions() not in (None, INSTRUCTIONS[0])
+
+
 def instructions() -> str | None:
     """The instruction set that is used for bfloat16 inputs, one of INSTRUCTIONS; None without the library."""
     library = _library()
@@ -88,7 +94,7 @@ def suits(inputs: Tensor, *weight: Tensor) -> bool:
     """Whether the products take `inputs` (..., K) and the parts of `weight`, and are the fastest way for them."""
     if inputs.dtype not in NUMBERS or not 0 < inputs.numel() <= MOST_ROWS * inputs.shape[-1]:
         return False
-    return is_available() and all(part.device.type == "cpu" and part.is_contiguous() for part in (inputs[:0], *weight))
+    return _is_fast() and all(part.device.type == "cpu" and part.is_contiguous() for part in (inputs[:0], *weight))
 
 
 def multiply_int4(inputs: Tensor, codes: Tensor, scales: Tensor, codebook: list[int], group_size: int) -> Tensor:

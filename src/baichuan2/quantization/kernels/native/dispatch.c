@@ -57,7 +57,7 @@ static Choice choose(const Product *product, int instructions) {
     if (instructions >= INSTRUCTIONS_AVX512_BF16 && is_four_bits && product->number == NUMBER_BFLOAT16)
         return (Choice){multiply_avx512_bf16, place_avx512_bf16, 1};
     if (instructions >= INSTRUCTIONS_AVX512) return (Choice){multiply_avx512, place_avx512, 0};
-    if (instructions >= INSTRUCTIONS_AVX2) return (Choice){multiply_avx2, place_plain, 0};
+    if (instructions >= INSTRUCTIONS_AVX2) return (Choice){multiply_avx2, place_avx2, 0};
 #endif
     (void)product;
     (void)instructions;

@@ -1,12 +1,5 @@
-/* The product in plain C: the reference of the other kernels, and the way on processors without them.
- *
- * avx2.c compiles this text a second time for its instruction set.
- */
+/* The product in plain C: the reference of the other kernels. */
 #include "product.h"
-
-#ifndef MULTIPLY
-#define MULTIPLY multiply_plain
-#endif
 
 enum { PART = 64 }; /* weights computed at once; their groups are never cut: groups are 32, 64, 128 or a row */
 
@@ -33,8 +26,8 @@ static void levels_of(const Product *product, int64_t output, int64_t first, int
     memcpy(levels, all, count * sizeof *levels);
 }
 
-void MULTIPLY(const Product *product, const void *inputs, int64_t first_row, int num_rows, int64_t first, int64_t last,
-              float *scales) {
+void multiply_plain(const Product *product, const void *inputs, int64_t first_row, int num_rows, int64_t first,
+                    int64_t last, float *scales) {
     (void)scales;
     const int64_t num_inputs = product->num_inputs, stride = num_steps(product) * STEP, groups = num_groups(product);
     const int64_t size = product->group_size ? product->group_size : num_inputs;

@@ -47,7 +47,8 @@ void multiply_avx2(const Product *, const void *, int64_t, int, int64_t, int64_t
 void multiply_avx512(const Product *, const void *, int64_t, int, int64_t, int64_t, float *);
 void multiply_avx512_bf16(const Product *, const void *, int64_t, int, int64_t, int64_t, float *);
 
-/* Places of inputs within a step for the two kernels that take codes apart in registers; see their files. */
+/* Places of inputs within a step for the kernels that take codes apart in registers; see their files. */
+int place_avx2(int format, int position);
 int place_avx512(int format, int position);
 int place_avx512_bf16(int format, int position);
 
