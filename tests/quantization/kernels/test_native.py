@@ -89,7 +89,7 @@ widths = st.one_of(st.integers(1, 330), st.sampled_from([64, 128, 256, 512, 1088
 @pytest.mark.parametrize("level_number", range(NUM_INSTRUCTIONS), ids=native.INSTRUCTIONS)
 @settings(max_examples=150, deadline=None)
 @given(
-    st.integers(1, 11), widths, st.integers(1, 20), st.sampled_from([32, 64, 128]), dtypes, st.booleans(), st.integers(1, 2)
+    st.integers(1, 35), widths, st.one_of(st.integers(1, 20), st.integers(21, 90)), st.sampled_from([32, 64, 128]), dtypes, st.booleans(), st.integers(1, 2)
 )
 def test_int4_of_any_shape(
     level_number: int, outputs: int, width: int, rows: int, group_size: int, dtype: torch.dtype, even: bool, threads: int

@@ -23,6 +23,7 @@ X86_SOURCES = {
     "avx2.c": ("-mavx2", "-mfma", "-mf16c"),
     "avx512.c": AVX512_FLAGS,
     "avx512_bf16.c": (*AVX512_FLAGS, "-mavx512bf16"),
+    "amx_bf16.c": (*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
 }
 """The only files compiled for instructions that the processor may lack; the others choose at run time."""
 SECONDS = 600

@@ -18,7 +18,7 @@ from baichuan2.quantization.kernels.build import LIBRARY
 
 __all__ = ["INSTRUCTIONS", "instructions", "is_available", "multiply_int4", "multiply_int8", "multiply_nf4", "suits"]
 
-INSTRUCTIONS = ("plain C", "AVX2", "AVX-512", "AVX-512 BF16")
+INSTRUCTIONS = ("plain C", "AVX2", "AVX-512", "AVX-512 BF16", "AMX BF16")
 """In the order of the library's numbers."""
 LIMIT = "BAICHUAN2_KERNELS"
 """Environment variable: `off`, or the most of INSTRUCTIONS that may be used, by its number."""

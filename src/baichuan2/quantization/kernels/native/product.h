@@ -12,10 +12,11 @@
 enum { FORMAT_INT4 = 0, FORMAT_INT8 = 1, FORMAT_NF4 = 2 };
 enum { NUMBER_FLOAT32 = 0, NUMBER_BFLOAT16 = 1, NUMBER_FLOAT16 = 2 };
 enum { SCALES_FLOAT16 = 0, SCALES_FLOAT32 = 1, SCALES_DOUBLE = 2 };
-enum { INSTRUCTIONS_PLAIN = 0, INSTRUCTIONS_AVX2 = 1, INSTRUCTIONS_AVX512 = 2, INSTRUCTIONS_AVX512_BF16 = 3 };
+enum { INSTRUCTIONS_PLAIN = 0, INSTRUCTIONS_AVX2 = 1, INSTRUCTIONS_AVX512 = 2, INSTRUCTIONS_AVX512_BF16 = 3,
+       INSTRUCTIONS_AMX_BF16 = 4 };
 
 enum { STEP = 128 };        /* inputs a kernel handles at once; prepared inputs are filled up to it with zeros */
-enum { MOST_INPUT_ROWS = 8 }; /* rows of inputs that share one reading of the weight */
+enum { MOST_INPUT_ROWS = 8, MOST_ROWS_AMX = 64 }; /* rows of inputs that share one reading of the weight */
 
 /* The layout is mirrored by `native.py`: change both. */
 typedef struct {
@@ -37,15 +38,17 @@ typedef struct {
 } Product;
 
 /* Outputs first ... last - 1 of `num_rows` rows from `first_row` on, from inputs in the order that the kernel wants;
- * `scales` is room for MOST_OUTPUTS_AT_ONCE rows of `scale_room` numbers. */
+ * `scales` is room for SHARE_OF_OUTPUTS rows of `scale_room` numbers. */
 typedef void (*Kernel)(const Product *product, const void *inputs, int64_t first_row, int num_rows, int64_t first,
                        int64_t last, float *scales);
-enum { MOST_OUTPUTS_AT_ONCE = 4 };
+enum { MOST_OUTPUTS_AT_ONCE = 4, SHARE_OF_OUTPUTS = 16 }; /* threads get multiples of the second, that of a tile */
 
 void multiply_plain(const Product *, const void *, int64_t, int, int64_t, int64_t, float *);
 void multiply_avx2(const Product *, const void *, int64_t, int, int64_t, int64_t, float *);
 void multiply_avx512(const Product *, const void *, int64_t, int, int64_t, int64_t, float *);
 void multiply_avx512_bf16(const Product *, const void *, int64_t, int, int64_t, int64_t, float *);
+void multiply_amx_bf16(const Product *, const void *, int64_t, int, int64_t, int64_t, float *);
+void prepare_amx_bf16(const Product *product, void *prepared);
 
 /* Places of inputs within a step for the kernels that take codes apart in registers; see their files. */
 int place_avx2(int format, int position);
