@@ -58,9 +58,7 @@ def int8(rows: int, width: int, group_size: int) -> Int8Tensor:
 
 
 def times_int4(inputs: Tensor, weight: Int4Tensor) -> Tensor:
-    return native.multiply_int4(
-        inputs, weight.codes, weight.scales, list(map(int, weight.codebook)), weight.group_size
-    )
+    return native.multiply_int4(inputs, weight.codes, weight.scales, list(map(int, weight.codebook)), weight.group_size)
 
 
 def times_int8(inputs: Tensor, weight: Int8Tensor) -> Tensor:
@@ -89,10 +87,23 @@ widths = st.one_of(st.integers(1, 330), st.sampled_from([64, 128, 256, 512, 1088
 @pytest.mark.parametrize("level_number", range(NUM_INSTRUCTIONS), ids=native.INSTRUCTIONS)
 @settings(max_examples=150, deadline=None)
 @given(
-    st.integers(1, 35), widths, st.one_of(st.integers(1, 20), st.integers(21, 90)), st.sampled_from([32, 64, 128]), dtypes, st.booleans(), st.integers(1, 2)
+    st.integers(1, 35),
+    widths,
+    st.one_of(st.integers(1, 20), st.integers(21, 90)),
+    st.sampled_from([32, 64, 128]),
+    dtypes,
+    st.booleans(),
+    st.integers(1, 2),
 )
 def test_int4_of_any_shape(
-    level_number: int, outputs: int, width: int, rows: int, group_size: int, dtype: torch.dtype, even: bool, threads: int
+    level_number: int,
+    outputs: int,
+    width: int,
+    rows: int,
+    group_size: int,
+    dtype: torch.dtype,
+    even: bool,
+    threads: int,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "_limit", lambda: level_number)

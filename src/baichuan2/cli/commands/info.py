@@ -87,7 +87,9 @@ def kernels() -> dict[str, str]:
         from baichuan2.quantization.kernels.native import instructions
     except Exception as error:  # a broken torch
         return {"quantised products": f"broken: {type(error).__name__}: {one_line(str(error))}"}
-    missing = "torch's (slower): no C compiler when this was installed; then `python -m baichuan2.quantization.kernels.build`"
+    missing = (
+        "torch's (slower): no C compiler when this was installed; then `python -m baichuan2.quantization.kernels.build`"
+    )
     found = instructions()
     return {"quantised products": missing if found is None else f"own, {found}"}
 

@@ -70,9 +70,7 @@ def _compile(compiler: str, library: Path, flags: tuple[str, ...]) -> str | None
 
 def _run(command: list[str]) -> str | None:
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"the C compiler failed: {error}"
     if done.returncode == 0:

@@ -24,6 +24,8 @@ LIMIT = "BAICHUAN2_KERNELS"
 """Environment variable: `off`, or the most of INSTRUCTIONS that may be used, by its number."""
 MOST_ROWS = 64
 """Rows of inputs up to which the products beat computing the weight once."""
+MOST_ROWS_OF_TILES = 256
+"""The same for 4-bit weights and bfloat16 inputs on the matrix unit, which costs as much for 16 rows as for one."""
 GROUP_SIZES = (0, 32, 64, 128)
 FORMATS = {"int4": 0, "int8": 1, "nf4": 2}
 NUMBERS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -84,6 +86,12 @@ def _is_fast() -> bool:
     return instructions() not in (None, INSTRUCTIONS[0])
 
 
+@torch.compiler.assume_constant_result
+def _has_tiles() -> bool:
+    """Whether the matrix unit is used."""
+    return instructions() == INSTRUCTIONS[-1]
+
+
 def instructions() -> str | None:
     """The instruction set that is used for bfloat16 inputs, one of INSTRUCTIONS; None without the library."""
     library = _library()
@@ -91,10 +99,13 @@ def instructions() -> str | None:
 
 
 def suits(inputs: Tensor, *weight: Tensor) -> bool:
-    """Whether the products take `inputs` (..., K) and the parts of `weight`, and are the fastest way for them."""
-    if inputs.dtype not in NUMBERS or not 0 < inputs.numel() <= MOST_ROWS * inputs.shape[-1]:
+    """Whether the products take `inputs` (..., K) and the parts of `weight`, codes first, and are the fastest way."""
+    if inputs.dtype not in NUMBERS or inputs.numel() == 0 or not _is_fast():
         return False
-    return _is_fast() and all(part.device.type == "cpu" and part.is_contiguous() for part in (inputs[:0], *weight))
+    is_for_tiles = inputs.dtype == torch.bfloat16 and weight[0].dtype == torch.uint8 and _has_tiles()
+    most_rows = MOST_ROWS_OF_TILES if is_for_tiles else MOST_ROWS
+    is_here = all(part.device.type == "cpu" and part.is_contiguous() for part in (inputs[:0], *weight))
+    return is_here and inputs.numel() <= most_rows * inputs.shape[-1]
 
 
 def multiply_int4(inputs: Tensor, codes: Tensor, scales: Tensor, codebook: list[int], group_size: int) -> Tensor:
