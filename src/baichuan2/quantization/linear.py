@@ -244,7 +244,8 @@ class NF4Linear(QuantizedLinear):
     are computed as the released stack does, see `ragged_rows`.
 
     On the processor our own kernels multiply inputs of `weight_dtype`. On an accelerator bitsandbytes does, where it is
-    installed and rows are whole blocks; else the plain way. The library rounds weights to the dtype of the inputs, not to `weight_dtype`.
+    installed and rows are whole blocks; it rounds weights to the dtype of the inputs, not to `weight_dtype`. Else the
+    plain way is taken.
     """
 
     weight_codes: Tensor
