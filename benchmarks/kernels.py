@@ -15,8 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from baichuan2.kernels import aten, products
 from baichuan2.quantization.blockwise import NONUNIFORM_CODEBOOK, Int4Tensor, dequantize_int4
-from baichuan2.quantization.kernels import aten, native
 
 Way = tuple[Callable[[Tensor, int], Tensor], float]
 """The product of rows with one of the weights, and the bytes that it reads."""
@@ -32,13 +32,13 @@ def int4_way(rows: int, width: int, group_size: int) -> Way:
     codes = [torch.randint(0, 256, (rows, width // 2), dtype=torch.uint8) for _ in range(COPIES)]
     scales = [random_scales(rows, width // group_size) for _ in range(COPIES)]
     size = codes[0].nbytes + scales[0].nbytes
-    return lambda x, i: native.multiply_int4(x, codes[i], scales[i], CODEBOOK, group_size), size
+    return lambda x, i: products.multiply_int4(x, codes[i], scales[i], CODEBOOK, group_size), size
 
 
 def int8_way(rows: int, width: int, group_size: int) -> Way:
     codes = [torch.randint(-127, 128, (rows, width), dtype=torch.int8) for _ in range(COPIES)]
     scales = random_scales(rows, width // group_size if group_size else 1)
-    return lambda x, i: native.multiply_int8(x, codes[i], scales, group_size), codes[0].nbytes + scales.nbytes
+    return lambda x, i: products.multiply_int8(x, codes[i], scales, group_size), codes[0].nbytes + scales.nbytes
 
 
 def nf4_way(rows: int, width: int) -> Way:
@@ -48,7 +48,7 @@ def nf4_way(rows: int, width: int) -> Way:
     nested = (torch.tensor(0.01), torch.rand(-(-num_blocks // 256)) * 1e-3, torch.linspace(-1, 1, 256))
     code = torch.linspace(-1, 1, 16)
     size = codes[0].nbytes + num_blocks
-    return lambda x, i: native.multiply_nf4(x, codes[i], code, scales, nested, rows), size
+    return lambda x, i: products.multiply_nf4(x, codes[i], code, scales, nested, rows), size
 
 
 def aten_int4_way(rows: int, width: int, group_size: int) -> Way:
@@ -75,7 +75,7 @@ def relative_error(rows: int, width: int, group_size: int) -> float:
     weight = Int4Tensor(codes, random_scales(rows, width // group_size), NONUNIFORM_CODEBOOK, group_size, width)
     inputs = torch.randn(1, width).bfloat16()
     exact = inputs.double() @ dequantize_int4(weight, torch.float64).T
-    found = native.multiply_int4(inputs, codes, weight.scales, CODEBOOK, group_size)
+    found = products.multiply_int4(inputs, codes, weight.scales, CODEBOOK, group_size)
     return float((found.double() - exact).norm() / exact.norm())
 
 
@@ -105,7 +105,7 @@ def main() -> None:
     ways |= {"int8 row": int8_way(*size, 0), "int8 g64": int8_way(*size, 64), "nf4": nf4_way(*size)}
     ways |= {"torch int4 g64": aten_int4_way(*size, 64), "torch int8 row": aten_int8_way(*size)}
     ways["bfloat16"] = bfloat16_way(*size)
-    report = {"instructions": native.instructions(), "threads": arguments.threads, "shape": size, "microseconds": {}}
+    report = {"instructions": products.instructions(), "threads": arguments.threads, "shape": size, "microseconds": {}}
     report["relative_error_int4"] = {group: relative_error(*size, group) for group in (32, 64, 128)}
     for rows in arguments.rows:
         times = least_times(ways, torch.randn(rows, size[1]).bfloat16(), arguments.repeats)

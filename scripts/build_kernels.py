@@ -8,7 +8,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-KERNELS = Path("src") / "baichuan2" / "quantization" / "kernels"
+KERNELS = Path("src") / "baichuan2" / "kernels"
 
 
 class KernelBuildHook(BuildHookInterface):  # type: ignore[type-arg]

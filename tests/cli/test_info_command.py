@@ -38,9 +38,9 @@ def test_a_broken_torch_is_reported(tmp_path):
 
 
 def test_a_missing_library_of_kernels_is_said_in_one_line(monkeypatch):
-    monkeypatch.setattr("baichuan2.quantization.kernels.native.instructions", lambda: None)
+    monkeypatch.setattr("baichuan2.kernels.products.instructions", lambda: None)
     assert "no C compiler" in info.kernels()["quantised products"]
-    monkeypatch.setattr("baichuan2.quantization.kernels.native.instructions", lambda: "AVX2")
+    monkeypatch.setattr("baichuan2.kernels.products.instructions", lambda: "AVX2")
     assert info.kernels() == {"quantised products": "own, AVX2"}
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from baichuan2 import QuantizationError
+from baichuan2.kernels import products
 from baichuan2.quantization.apply import quantized_linear, replace_modules
 from baichuan2.quantization.blockwise import NONUNIFORM_CODEBOOK, quantize_int8
 from baichuan2.quantization.linear import Int4Linear, Int8Embedding, NF4Linear, QuantizedLinear
@@ -154,8 +155,13 @@ def test_ragged_rows_as_released_or_as_the_format_says() -> None:
     assert isinstance(stored, QuantizedLinear)
 
 
+@pytest.mark.parametrize("has_own_kernels", [True, False])
 @pytest.mark.parametrize("offset", [0, 1, 8, 32])
-def test_codes_and_inputs_at_any_place_in_memory(offset: int) -> None:
+def test_codes_and_inputs_at_any_place_in_memory(
+    offset: int, has_own_kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_own_kernels:
+        monkeypatch.setattr(products, "_library", lambda: None)
     layer = quantized_linear(SPECS["int8 row"], weight((64, 256)))
     expected = layer(torch.ones(2, 256).bfloat16())
     memory = torch.zeros(64 * 256 + 64, dtype=torch.int8)
@@ -169,7 +175,8 @@ def test_codes_and_inputs_at_any_place_in_memory(offset: int) -> None:
     assert torch.equal(even(inputs), even(inputs.clone()))
 
 
-def test_changes_in_place_are_noticed_and_moves_leave_no_copies() -> None:
+def test_changes_in_place_are_noticed_and_moves_leave_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_library", lambda: None)  # torch's product keeps a copy, ours none
     layer = quantized_linear(SPECS["int4 even"], weight((64, 128)))
     assert isinstance(layer, Int4Linear)
     inputs = torch.randn(2, 128).bfloat16()

@@ -14,16 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baichuan2.errors import MissingExtraError
-from baichuan2.quantization.blockwise import (
-    Int4Tensor,
-    Int8Tensor,
-    dequantize_int4,
-    dequantize_int8,
-    unpack_int4,
-)
-from baichuan2.quantization.freed_memory import give_back
-from baichuan2.quantization.kernels import native
-from baichuan2.quantization.kernels.aten import (
+from baichuan2.kernels import products
+from baichuan2.kernels.aten import (
     ALIGNMENT,
     PackedInt4,
     aligned,
@@ -33,6 +25,14 @@ from baichuan2.quantization.kernels.aten import (
     pack_int4_for_aten,
     suits_aten,
 )
+from baichuan2.quantization.blockwise import (
+    Int4Tensor,
+    Int8Tensor,
+    dequantize_int4,
+    dequantize_int8,
+    unpack_int4,
+)
+from baichuan2.quantization.freed_memory import give_back
 from baichuan2.quantization.nf4 import NESTED_BLOCK_SIZE, NF4Tensor, dequantize_nf4
 from baichuan2.quantization.ragged_rows import dequantize_as_released, has_ragged_rows
 
@@ -139,8 +139,8 @@ class Int8Linear(QuantizedLinear):
 
     def multiply(self, inputs: Tensor) -> Tensor:
         """The product without a gradient, (..., N)."""
-        if native.suits(inputs, self.weight_codes, self.weight_scales):
-            return native.multiply_int8(inputs, self.weight_codes, self.weight_scales, self.group_size)
+        if products.suits(inputs, self.weight_codes, self.weight_scales):
+            return products.multiply_int8(inputs, self.weight_codes, self.weight_scales, self.group_size)
         is_by_row = self.weight_scales.shape[1] == 1 and fits_aten(self.in_features, self.out_features)
         if is_by_row and suits_aten(inputs):
             return multiply_int8(inputs, self._aligned_codes(), self.weight_scales)
@@ -203,9 +203,9 @@ class Int4Linear(QuantizedLinear):
 
     def multiply(self, inputs: Tensor) -> Tensor:
         """The product without a gradient, (..., N)."""
-        if native.suits(inputs, self.weight_codes, self.weight_scales):
+        if products.suits(inputs, self.weight_codes, self.weight_scales):
             codes, scales, codebook = self.weight_codes, self.weight_scales, list(self.codebook)
-            return native.multiply_int4(inputs, codes, scales, codebook, self.group_size)
+            return products.multiply_int4(inputs, codes, scales, codebook, self.group_size)
         is_even = self.codebook == UNIFORM and fits_aten(self.in_features, self.out_features, self.group_size)
         if is_even and suits_aten(inputs) and not torch.compiler.is_compiling():
             return multiply_int4(inputs, self._packed_weight())
@@ -301,7 +301,7 @@ class NF4Linear(QuantizedLinear):
             if self.is_compressed:
                 nested = (self.weight_offset, self.weight_nested_absmax, self.weight_nested_code)
             codes, code, absmax = self.weight_codes, self.weight_code, self.weight_absmax
-            return native.multiply_nf4(inputs, codes, code, absmax, nested, self.out_features)
+            return products.multiply_nf4(inputs, codes, code, absmax, nested, self.out_features)
         product = self._library_product() if self._suits_library(inputs) else None
         return super().multiply(inputs) if product is None else product(inputs)
 
@@ -309,7 +309,7 @@ class NF4Linear(QuantizedLinear):
         """Other dtypes of inputs would see that weights are not rounded to `weight_dtype` there."""
         if self.in_features % NF4_BLOCK_SIZE != 0 or self.as_released or self._suits_library(inputs):
             return False
-        return inputs.dtype == self.weight_dtype and native.suits(inputs, *self.buffers(recurse=False))
+        return inputs.dtype == self.weight_dtype and products.suits(inputs, *self.buffers(recurse=False))
 
     def _suits_library(self, inputs: Tensor) -> bool:
         is_elsewhere = inputs.device.type not in ("cpu", "meta") and inputs.device == self.weight_codes.device

@@ -84,12 +84,10 @@ def devices() -> dict[str, str]:
 def kernels() -> dict[str, str]:
     """What multiplies with 8-bit and 4-bit weights on the processor."""
     try:
-        from baichuan2.quantization.kernels.native import instructions
+        from baichuan2.kernels.products import instructions
     except Exception as error:  # a broken torch
         return {"quantised products": f"broken: {type(error).__name__}: {one_line(str(error))}"}
-    missing = (
-        "torch's (slower): no C compiler when this was installed; then `python -m baichuan2.quantization.kernels.build`"
-    )
+    missing = "torch's (slower): no C compiler when this was installed; then `python -m baichuan2.kernels.build`"
     found = instructions()
     return {"quantised products": missing if found is None else f"own, {found}"}
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from baichuan2.kernels import products
 from baichuan2.quantization.blockwise import (
     NONUNIFORM_CODEBOOK,
     UNIFORM_CODEBOOK,
@@ -17,14 +18,13 @@ from baichuan2.quantization.blockwise import (
     dequantize_int8,
     pack_int4,
 )
-from baichuan2.quantization.kernels import native
 from baichuan2.quantization.nf4 import dequantize_nf4, quantize_nf4
 
-pytestmark = pytest.mark.skipif(not native.is_available(), reason="the library of kernels is not built here")
+pytestmark = pytest.mark.skipif(not products.is_available(), reason="the library of kernels is not built here")
 
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}
 """Relative to the sum of the magnitudes (float32) or to the result (a rounding of the output)."""
-NUM_INSTRUCTIONS = len(native.INSTRUCTIONS)
+NUM_INSTRUCTIONS = len(products.INSTRUCTIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +35,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=range(NUM_INSTRUCTIONS), ids=native.INSTRUCTIONS)
+@pytest.fixture(params=range(NUM_INSTRUCTIONS), ids=products.INSTRUCTIONS)
 def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(native, "_limit", lambda: request.param)
-    if native.instructions() != native.INSTRUCTIONS[request.param]:
-        pytest.skip(f"this processor lacks {native.INSTRUCTIONS[request.param]}")
+    monkeypatch.setattr(products, "_limit", lambda: request.param)
+    if products.instructions() != products.INSTRUCTIONS[request.param]:
+        pytest.skip(f"this processor lacks {products.INSTRUCTIONS[request.param]}")
     return int(request.param)
 
 
@@ -58,11 +58,13 @@ def int8(rows: int, width: int, group_size: int) -> Int8Tensor:
 
 
 def times_int4(inputs: Tensor, weight: Int4Tensor) -> Tensor:
-    return native.multiply_int4(inputs, weight.codes, weight.scales, list(map(int, weight.codebook)), weight.group_size)
+    return products.multiply_int4(
+        inputs, weight.codes, weight.scales, list(map(int, weight.codebook)), weight.group_size
+    )
 
 
 def times_int8(inputs: Tensor, weight: Int8Tensor) -> Tensor:
-    return native.multiply_int8(inputs, weight.codes, weight.scales, weight.group_size)
+    return products.multiply_int8(inputs, weight.codes, weight.scales, weight.group_size)
 
 
 def check(result: Tensor, inputs: Tensor, weight: Tensor) -> None:
@@ -84,7 +86,7 @@ dtypes = st.sampled_from(list(TOLERANCES))
 widths = st.one_of(st.integers(1, 330), st.sampled_from([64, 128, 256, 512, 1088]))
 
 
-@pytest.mark.parametrize("level_number", range(NUM_INSTRUCTIONS), ids=native.INSTRUCTIONS)
+@pytest.mark.parametrize("level_number", range(NUM_INSTRUCTIONS), ids=products.INSTRUCTIONS)
 @settings(max_examples=150, deadline=None)
 @given(
     st.integers(1, 35),
@@ -106,21 +108,21 @@ def test_int4_of_any_shape(
     threads: int,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "_limit", lambda: level_number)
+        patch.setattr(products, "_limit", lambda: level_number)
         patch.setattr(torch, "get_num_threads", lambda: threads)
         weight = int4(outputs, width, group_size, UNIFORM_CODEBOOK if even else NONUNIFORM_CODEBOOK)
         inputs = random_inputs(rows, width, dtype)
         check(times_int4(inputs, weight), inputs, dequantize_int4(weight, torch.float64))
 
 
-@pytest.mark.parametrize("level_number", range(NUM_INSTRUCTIONS), ids=native.INSTRUCTIONS)
+@pytest.mark.parametrize("level_number", range(NUM_INSTRUCTIONS), ids=products.INSTRUCTIONS)
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 11), widths, st.integers(1, 20), st.sampled_from([0, 32, 64, 128]), dtypes, st.integers(1, 2))
 def test_int8_of_any_shape(
     level_number: int, outputs: int, width: int, rows: int, group_size: int, dtype: torch.dtype, threads: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "_limit", lambda: level_number)
+        patch.setattr(products, "_limit", lambda: level_number)
         patch.setattr(torch, "get_num_threads", lambda: threads)
         weight, inputs = int8(outputs, width, group_size), random_inputs(rows, width, dtype)
         check(times_int8(inputs, weight), inputs, dequantize_int8(weight, torch.float64))
@@ -140,7 +142,7 @@ def test_nf4(level: int, outputs: int, width: int, rows: int, dtype: torch.dtype
         assert stored.nested_absmax is not None
         assert stored.nested_code is not None
         nested = (stored.offset, stored.nested_absmax, stored.nested_code)
-    result = native.multiply_nf4(inputs, stored.codes, stored.code, stored.absmax, nested, outputs)
+    result = products.multiply_nf4(inputs, stored.codes, stored.code, stored.absmax, nested, outputs)
     weight = dequantize_nf4(stored, torch.float32)
     if dtype != torch.bfloat16:
         return check(result, inputs, weight)
@@ -212,9 +214,9 @@ def test_a_weight_that_does_not_fit_is_refused() -> None:
     weight = int4(5, 96, 32)
     for inputs, size in ((torch.ones(2, 95 - 32), 32), (torch.ones(2, 96), 64), (torch.ones(2, 96), 16)):
         with pytest.raises(ValueError, match="does not fit"):
-            native.multiply_int4(inputs, weight.codes, weight.scales, list(range(16)), size)
+            products.multiply_int4(inputs, weight.codes, weight.scales, list(range(16)), size)
     with pytest.raises(ValueError, match="must be"):
-        native.multiply_int4(torch.ones(2, 96), weight.codes, weight.scales.float(), list(range(16)), 32)
+        products.multiply_int4(torch.ones(2, 96), weight.codes, weight.scales.float(), list(range(16)), 32)
 
 
 def test_operators_are_sound() -> None:

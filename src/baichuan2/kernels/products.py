@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baichuan2.quantization.kernels.build import LIBRARY
+from baichuan2.kernels.build import LIBRARY
 
 __all__ = ["INSTRUCTIONS", "instructions", "is_available", "multiply_int4", "multiply_int8", "multiply_nf4", "suits"]
 
@@ -80,13 +80,13 @@ def is_available() -> bool:
     return _library() is not None
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _is_fast() -> bool:
     """Whether there is more than plain C; a compiled model holds the answer."""
     return instructions() not in (None, INSTRUCTIONS[0])
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _has_tiles() -> bool:
     """Whether the matrix unit is used."""
     return instructions() == INSTRUCTIONS[-1]
@@ -150,7 +150,7 @@ def _run(inputs: Tensor, out_features: int, format_name: str, **parts: Any) -> T
     """Fills in what all formats share, and computes."""
     library = _library()
     if library is None:
-        raise RuntimeError("the library of kernels is missing: python -m baichuan2.quantization.kernels.build")
+        raise RuntimeError("the library of kernels is missing: python -m baichuan2.kernels.build")
     inputs = inputs.contiguous()
     in_features = inputs.shape[-1]
     outputs = inputs.new_empty((*inputs.shape[:-1], out_features))
@@ -240,15 +240,15 @@ def _check(inputs: Tensor, codes: Tensor, scales: Tensor, group_size: int, dtype
 
 
 _WEIGHT_OF_ROWS = "Tensor inputs, Tensor codes, Tensor scales"
-_OPERATORS = torch.library.Library("baichuan2", "FRAGMENT")
-_OPERATORS.define(f"multiply_int4({_WEIGHT_OF_ROWS}, int[] codebook, int group_size) -> Tensor")
-_OPERATORS.define(f"multiply_int8({_WEIGHT_OF_ROWS}, int group_size) -> Tensor")
-_OPERATORS.define(
+_OPERATORS = torch.library.Library("baichuan2", "FRAGMENT")  # type: ignore[no-untyped-call]
+_OPERATORS.define(f"multiply_int4({_WEIGHT_OF_ROWS}, int[] codebook, int group_size) -> Tensor")  # type: ignore[no-untyped-call]
+_OPERATORS.define(f"multiply_int8({_WEIGHT_OF_ROWS}, int group_size) -> Tensor")  # type: ignore[no-untyped-call]
+_OPERATORS.define(  # type: ignore[no-untyped-call]
     "multiply_nf4(Tensor inputs, Tensor codes, Tensor code, Tensor absmax, Tensor? offset, Tensor? nested_absmax, "
     "Tensor? nested_code, int out_features) -> Tensor"
 )
 for _name, _function in (("int4", _multiply_int4), ("int8", _multiply_int8), ("nf4", _multiply_nf4)):
-    _OPERATORS.impl(f"multiply_{_name}", _function, "CPU")
+    _OPERATORS.impl(f"multiply_{_name}", _function, "CPU")  # type: ignore[no-untyped-call]
 
 
 def _shape_by_rows(inputs: Tensor, codes: Tensor, *_: object) -> Tensor:

@@ -1,7 +1,7 @@
-"""Compiles the products of `native/` into one library beside this file, where a C compiler is found.
+"""Compiles the kernels of `native/` into one library beside this file, where a C compiler is found.
 
 Needs nothing but Python: the installation runs it by path, before the package can be imported. By hand:
-`python -m baichuan2.quantization.kernels.build`.
+`python -m baichuan2.kernels.build`.
 """
 
 import os

@@ -1,1 +1,0 @@
-"""Products with quantised weights that are faster than computing the weight first."""
