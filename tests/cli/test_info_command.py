@@ -6,6 +6,7 @@ import sys
 import baichuan2
 from baichuan2.cli.commands import info
 from baichuan2.cli.main import main
+from baichuan2.kernels.library import Opened
 from baichuan2.settings import OutputSettings
 
 
@@ -37,11 +38,16 @@ def test_a_broken_torch_is_reported(tmp_path):
     assert report["devices"]["torch"] == "broken: OSError: libcudart.so.99: cannot open shared object file"
 
 
-def test_a_missing_library_of_kernels_is_said_in_one_line(monkeypatch):
-    monkeypatch.setattr("baichuan2.kernels.products.instructions", lambda: None)
-    assert "no C compiler" in info.kernels()["quantised products"]
-    monkeypatch.setattr("baichuan2.kernels.products.instructions", lambda: "AVX2")
-    assert info.kernels() == {"quantised products": "own, AVX2"}
+def test_the_way_of_the_kernels_is_said_in_one_line(monkeypatch):
+    says = {
+        (None, "switched off"): "torch's (slower); switched off",
+        ("AVX2", None): "own, AVX2",
+        ("AVX2", "compiled from other sources"): "own, AVX2; compiled from other sources",
+    }
+    for (found, remark), line in says.items():
+        monkeypatch.setattr("baichuan2.kernels.products.instructions", lambda found=found: found)
+        monkeypatch.setattr("baichuan2.kernels.library.opened", lambda remark=remark: Opened(None, remark))
+        assert info.kernels() == {"quantised products": line}
 
 
 def test_embedded_models_are_the_folders_with_a_config(tmp_path):

@@ -7,21 +7,18 @@ way. Products are torch operators, `torch.ops.baichuan2.multiply_*`, so compiled
 
 import ctypes
 import functools
-import os
 from ctypes import c_float, c_int32, c_int64, c_void_p
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from baichuan2.kernels.build import LIBRARY
+from baichuan2.kernels.library import limit, opened
 
 __all__ = ["INSTRUCTIONS", "instructions", "is_available", "multiply_int4", "multiply_int8", "multiply_nf4", "suits"]
 
 INSTRUCTIONS = ("plain C", "AVX2", "AVX-512", "AVX-512 BF16", "AMX BF16")
 """In the order of the library's numbers."""
-LIMIT = "BAICHUAN2_KERNELS"
-"""Environment variable: `off`, or the most of INSTRUCTIONS that may be used, by its number."""
 MOST_ROWS = 64
 """Rows of inputs up to which the products beat computing the weight once."""
 MOST_ROWS_OF_TILES = 256
@@ -56,23 +53,19 @@ class Product(ctypes.Structure):
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    """The library, or None where there is none that fits. torch was imported first: both share its threads."""
-    if os.environ.get(LIMIT) == "off":
-        return None
+    """The library, or None where there is none that fits."""
+    library = opened().library
     try:
-        library = ctypes.CDLL(str(LIBRARY))
-        library.baichuan2_product_size.restype = c_int64
+        if library is None or library.baichuan2_product_size() != ctypes.sizeof(Product):
+            return None
         library.baichuan2_multiply.argtypes = (ctypes.POINTER(Product), ctypes.c_int, ctypes.c_int)
-        fits = library.baichuan2_product_size() == ctypes.sizeof(Product)
-    except (OSError, AttributeError):  # not built, for another machine, or of another version
+    except AttributeError:  # of another version
         return None
-    return library if fits else None
+    return library
 
 
-@functools.cache
 def _limit() -> int:
-    value = os.environ.get(LIMIT, "")
-    return int(value) if value.isdecimal() else len(INSTRUCTIONS) - 1
+    return limit(len(INSTRUCTIONS) - 1)
 
 
 def is_available() -> bool:

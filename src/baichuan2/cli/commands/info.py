@@ -82,14 +82,16 @@ def devices() -> dict[str, str]:
 
 
 def kernels() -> dict[str, str]:
-    """What multiplies with 8-bit and 4-bit weights on the processor."""
+    """What multiplies with 8-bit and 4-bit weights on the processor, and why where it is not our own."""
     try:
+        from baichuan2.kernels.library import opened
         from baichuan2.kernels.products import instructions
+
+        found, remark = instructions(), opened().remark
     except Exception as error:  # a broken torch
         return {"quantised products": f"broken: {type(error).__name__}: {one_line(str(error))}"}
-    missing = "torch's (slower): no C compiler when this was installed; then `python -m baichuan2.kernels.build`"
-    found = instructions()
-    return {"quantised products": missing if found is None else f"own, {found}"}
+    way = "torch's (slower)" if found is None else f"own, {found}"
+    return {"quantised products": way if remark is None else f"{way}; {remark}"}
 
 
 def device_title(kind: str, index: int) -> str:
