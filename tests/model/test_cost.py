@@ -94,7 +94,7 @@ def test_cache_holds_as_many_bytes(size: Size, num_tokens: int) -> None:
     model, cache = tiny_model(size, num_hidden_layers=3), new_cache()
     with torch.inference_mode():
         model(input_ids=random_ids(2, num_tokens), past_key_values=cache, use_cache=True, logits_to_keep=1)
-    held = sum(buffer.nbytes for layer in cache.layers for buffer in layer._buffers)
+    held = sum(buffer.nbytes for layer in cache.layers for part in layer.buffers for buffer in part)
     assert held == cost.cache_bytes(model.config, num_tokens, 2, bits=32)
     used = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert used == 2 * num_tokens * cost.cache_bytes_per_token(model.config, bits=32)
