@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from baichuan2.engine.selection import argmax, draw, largest_with_ties
 from baichuan2.errors import SettingsError
 from baichuan2.settings import SamplingSettings, flag_name
 
@@ -36,6 +37,9 @@ FALLBACKS: dict[str, bool | float | int] = {
     "max_new_tokens": 2048,
 }
 LARGEST_SEED = 2**63 - 1
+FIRST_LOOK = 64  # candidates that mostly hold top_p
+MANY = 8  # with more candidates than one in so many tokens, sorting all is faster
+HALVINGS = 6  # of a range of about 15, a logarithm: what is left is a factor of 1.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,18 +124,12 @@ def keep_top_k(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """The candidates, best first: their logits (B, K) and their ids (B, K); 0 keeps the whole vocabulary.
 
     Every token that ties with the last one kept is kept too, as in the framework, so K may exceed `top_k`; rows with
-    fewer candidates than K are filled with minus infinity.
+    fewer candidates than K are filled with minus infinity. Equal logits stand in the order of their ids.
     """
     if top_k <= 0 or top_k >= logits.shape[-1]:
-        values, ids = logits.sort(dim=-1, descending=True)
+        values, ids = logits.sort(dim=-1, descending=True, stable=True)
         return values, ids
-    values, ids = logits.topk(top_k, dim=-1)  # (B, top_k)
-    worst = values[:, -1:]  # (B, 1)
-    num_kept = int((logits >= worst).sum(-1).max())
-    if num_kept > top_k:
-        values, ids = logits.topk(num_kept, dim=-1)
-        values = values.masked_fill(values < worst, -torch.inf)
-    return values, ids
+    return largest_with_ties(logits, top_k)
 
 
 def keep_top_p(values: Tensor, top_p: float) -> Tensor:
@@ -148,13 +146,59 @@ def keep_top_p(values: Tensor, top_p: float) -> Tensor:
     return values.masked_fill(dropped, -torch.inf)
 
 
-def distribution(logits: Tensor, seen_ids: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Probabilities (B, K) and ids (B, K) of the candidates after all rules, best first.
+def keep_most_likely(logits: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """What `keep_top_p` leaves of the whole vocabulary, without sorting all of it: logits (B, K) and ids (B, K).
 
-    `logits` (B, V) float32, `seen_ids` (B, S): prompt and reply so far.
+    Best first, minus infinity behind the smallest set that holds `top_p`; where nothing is cut off in the order of ids.
+    """
+    if top_p >= 1:
+        return logits, torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
+    probabilities = logits.softmax(-1)  # (B, V)
+    values, ids = keep_top_k(logits, min(FIRST_LOOK, logits.shape[-1]))  # (B, K)
+    if not _holds(probabilities.gather(-1, ids), values, top_p):
+        least = _least_needed(probabilities, top_p)  # (B, 1)
+        count = int((probabilities >= least).sum(-1).max())
+        values, ids = keep_top_k(logits, count if count * MANY < logits.shape[-1] else 0)
+    kept = probabilities.gather(-1, ids).masked_fill(values == -torch.inf, 0)
+    # this candidate and all worse ones, those that are not candidates included
+    mass = kept.flip(-1).cumsum(-1).flip(-1) + (1 - kept.sum(-1, keepdim=True)).clamp(min=0)
+    dropped = mass <= 1 - top_p
+    dropped[:, 0] = False
+    return values.masked_fill(dropped, -torch.inf), ids
+
+
+def _holds(probabilities: Tensor, values: Tensor, top_p: float) -> bool:
+    """Whether in each row `keep_top_p` would drop whatever is not among these candidates (B, K)."""
+    rest = 1 - probabilities.masked_fill(values == -torch.inf, 0).sum(-1)  # (B,)
+    return bool((rest <= 1 - top_p).all())
+
+
+def _least_needed(probabilities: Tensor, top_p: float) -> Tensor:
+    """A probability for each row of (B, V), (B, 1): all below it together are among what `keep_top_p` drops.
+
+    Found by halving, to within a factor that leaves few too many.
+    """
+    lower = torch.full_like(probabilities[:, :1], (1 - top_p) / probabilities.shape[-1]).log()
+    upper = probabilities.amax(-1, keepdim=True).log()
+    for _ in range(HALVINGS):
+        middle = (lower + upper) / 2
+        below = torch.where(probabilities < middle.exp(), probabilities, 0).sum(-1, keepdim=True)
+        fits = below <= 1 - top_p
+        lower, upper = torch.where(fits, middle, lower), torch.where(fits, upper, middle)
+    return lower.exp()
+
+
+def distribution(logits: Tensor, seen_ids: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Probabilities (B, K) and ids (B, K) of the candidates after all rules.
+
+    Best first, or, where neither top_k nor top_p cuts anything off, in the order of ids. `logits` (B, V) float32,
+    `seen_ids` (B, S): prompt and reply so far.
     """
     scores = penalize_repetition(logits, seen_ids, sampling.repetition_penalty)
     scores = scale_temperature(scores, sampling.temperature)
+    if sampling.top_k <= 0:
+        values, ids = keep_most_likely(scores, sampling.top_p)
+        return values.softmax(-1), ids
     values, ids = keep_top_k(scores, sampling.top_k)
     return keep_top_p(values, sampling.top_p).softmax(-1), ids
 
@@ -165,7 +209,7 @@ def choose(logits: Tensor, seen_ids: Tensor, sampling: Sampling, generator: torc
     `logits` (B, V) float32, `seen_ids` (B, S): prompt and reply so far. Raises RuntimeError when the logits hold NaN.
     """
     if sampling.is_greedy:
-        return penalize_repetition(logits, seen_ids, sampling.repetition_penalty).argmax(-1)  # (B,)
+        return argmax(penalize_repetition(logits, seen_ids, sampling.repetition_penalty))  # (B,)
     probabilities, ids = distribution(logits, seen_ids, sampling)
-    drawn = torch.multinomial(probabilities, 1, generator=generator)  # (B, 1)
-    return ids.gather(1, drawn).squeeze(1)  # (B,)
+    drawn = draw(probabilities, generator)  # (B,)
+    return ids.gather(1, drawn[:, None]).squeeze(1)  # (B,)
