@@ -23,7 +23,7 @@ LIBRARY = Path(__file__).parent / "libbaichuan2_kernels.so"
 COMMON_FLAGS = ("-O3", "-std=gnu11", "-fPIC")
 WITH_THREADS = "-fopenmp"
 AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mfma", "-mf16c")
-PLAIN_SOURCES = ("dispatch.c", "plain.c")
+PLAIN_SOURCES = ("dispatch.c", "plain.c", "rows.c", "rows_float.c")
 X86_SOURCES = {
     "avx2.c": ("-mavx2", "-mfma", "-mf16c"),
     "avx512.c": AVX512_FLAGS,

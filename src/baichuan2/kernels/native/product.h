@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { FORMAT_INT4 = 0, FORMAT_INT8 = 1, FORMAT_NF4 = 2 };
+enum { FORMAT_INT4 = 0, FORMAT_INT8 = 1, FORMAT_NF4 = 2, FORMAT_BFLOAT16 = 3, FORMAT_FLOAT16 = 4 };
 enum { NUMBER_FLOAT32 = 0, NUMBER_BFLOAT16 = 1, NUMBER_FLOAT16 = 2 };
 enum { SCALES_FLOAT16 = 0, SCALES_FLOAT32 = 1, SCALES_DOUBLE = 2 };
 enum { INSTRUCTIONS_PLAIN = 0, INSTRUCTIONS_AVX2 = 1, INSTRUCTIONS_AVX512 = 2, INSTRUCTIONS_AVX512_BF16 = 3,
@@ -20,7 +20,8 @@ enum { MOST_INPUT_ROWS = 8, MOST_ROWS_AMX = 64 }; /* rows of inputs that share o
 
 /* The layout is mirrored by `native.py`: change both. */
 typedef struct {
-    const uint8_t *codes;     /* int4: 32 bytes for 64 inputs, see blockwise.py; int8: one each; nf4: flat, high half first */
+    const uint8_t *codes;     /* int4: 32 bytes for 64 inputs, see blockwise.py; int8: one each; nf4: flat, high half
+                               * first; bfloat16, float16 (rows.h and gemm.h only): the numbers, without scales */
     const void *scales;       /* (N, groups): float16, float32, or uint8 codes of `nested_levels` */
     const float *levels;      /* the 16 values of a 4-bit code */
     const float *nested_levels;  /* (256,), for SCALES_DOUBLE */

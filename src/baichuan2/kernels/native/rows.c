@@ -1,0 +1,45 @@
+/* Chooses the kernels of rows.h by instruction set and format. */
+#include "rows_kernels.h"
+
+#include <stdlib.h>
+
+static int limit = -1; /* threads may race to store the same value */
+
+void rows_limit(int instructions) { limit = instructions; }
+
+int rows_instructions(void) {
+    if (limit < 0) {
+        const char *value = getenv("BAICHUAN2_KERNELS");
+        limit = value && *value >= '0' && *value <= '9' ? atoi(value) : INSTRUCTIONS_AMX_BF16;
+    }
+    const int found = baichuan2_instructions();
+    return found < limit ? found : limit;
+}
+
+static const RowsKernel *kernel_of(const Weight *weight) {
+    const int instructions = rows_instructions();
+    (void)weight;
+    (void)instructions;
+#ifdef __x86_64__
+    if (instructions >= INSTRUCTIONS_AVX512) return &rows_kernel_avx512;
+    if (instructions >= INSTRUCTIONS_AVX2) return &rows_kernel_avx2;
+#endif
+    return &rows_kernel_plain;
+}
+
+int64_t rows_room(const Weight *weight, int64_t num_rows) {
+    return (kernel_of(weight)->room(weight, num_rows) + 63) / 64 * 64;
+}
+
+int64_t rows_scratch(const Weight *weight) { return (kernel_of(weight)->scratch(weight) + 63) / 64 * 64; }
+
+void rows_prepare(const Weight *weight, const float *inputs, int64_t num_rows, void *prepared, int part, int parts) {
+    kernel_of(weight)->prepare(weight, inputs, num_rows, prepared, part, parts);
+}
+
+void rows_multiply(const Weight *weight, const void *prepared, int64_t num_rows, int64_t first, int64_t last, float *out,
+                   int64_t stride, void *scratch) {
+    kernel_of(weight)->multiply(weight, prepared, num_rows, first, last, out, stride, scratch);
+}
+
+int64_t baichuan2_weight_size(void) { return sizeof(Weight); }

@@ -1,0 +1,24 @@
+/* What each instruction set gives to rows.c. */
+#ifndef BAICHUAN2_ROWS_KERNELS_H
+#define BAICHUAN2_ROWS_KERNELS_H
+
+#include "rows.h"
+
+typedef struct {
+    int64_t (*room)(const Weight *weight, int64_t num_rows);
+    int64_t (*scratch)(const Weight *weight);
+    void (*prepare)(const Weight *weight, const float *inputs, int64_t num_rows, void *prepared, int part, int parts);
+    void (*multiply)(const Weight *weight, const void *prepared, int64_t num_rows, int64_t first, int64_t last,
+                     float *out, int64_t stride, void *scratch);
+} RowsKernel;
+
+extern const RowsKernel rows_kernel_plain, rows_kernel_avx2, rows_kernel_avx512;
+
+int baichuan2_instructions(void);
+
+/* Part `part` of `parts` of `count` things: those from `share(count, part, parts)` to `share(count, part + 1, parts)`. */
+static inline int64_t share(int64_t count, int part, int parts) { return count * part / parts; }
+
+static inline int is_16_bits(const Weight *weight) { return weight->format >= FORMAT_BFLOAT16; }
+
+#endif
