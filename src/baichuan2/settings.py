@@ -223,7 +223,9 @@ class QuantizeSettings:
     calibration_tokens: int = setting(
         32_768, "at most so many tokens of it, fewer for very large models", minimum=16, metavar="N"
     )
-    head: Literal["none", "int8"] = setting("none", "int8: the output head in 8 bits too (int8 and int4 only)")
+    head: Literal["none", "int8", "int4"] = setting(
+        "none", "int8, int4: the output head in 8 or 4 bits too (formats int8 and int4 only)"
+    )
     embedding: Literal["none", "int8"] = setting("none", "int8: the embedding in 8 bits too (int8 and int4 only)")
     report: bool = setting(
         False,

@@ -17,10 +17,13 @@ SPEC = QuantizationSpec(format="int4", group_size=32, head="int8", embedding="in
 CODES, SCALES = "model.layers.1.mlp.up_proj.weight_codes", "model.layers.1.mlp.up_proj.weight_scales"
 
 
-def quantized_folder(tmp_path: Path) -> Path:
+HEAD_SPEC = QuantizationSpec(format="int8", group_size=0, head="int4")
+
+
+def quantized_folder(tmp_path: Path, spec: QuantizationSpec = SPEC) -> Path:
     folder = write_folder(tmp_path / "model")
     model = load_model(folder, LoadSettings(device="cpu")).model
-    quantize_model(model, SPEC)
+    quantize_model(model, spec)
     for path in folder.glob("*.bin"):
         path.unlink()
     model.save_pretrained(folder)
@@ -79,6 +82,35 @@ def test_the_whole_folder_loads(tmp_path: Path) -> None:
 )
 def test_damage_ends_in_one_line(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
     folder = quantized_folder(tmp_path)
+    damage(folder)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+
+
+def head_in_8_bits(folder: Path) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    fields["quantization_config"]["head"] = "int8"
+    (folder / "config.json").write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (changed(lambda t: t["lm_head.weight_scales"][5].fill_(float("nan"))), "lm_head.weight_scales holds NaN"),
+        (changed(lambda t: t.pop("lm_head.weight_codes")), "tensors are missing, the first is lm_head.weight_codes"),
+        (
+            changed(lambda t: t.update({"lm_head.weight_codes": t["lm_head.weight_codes"].view(torch.int8)})),
+            "lm_head.weight_codes holds I8, must hold U8",
+        ),
+        (head_in_8_bits, "lm_head.weight_codes has the shape .*, config.json wants"),
+    ],
+)
+def test_damage_of_a_head_in_4_bits_ends_in_one_line(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    folder = quantized_folder(tmp_path, HEAD_SPEC)
+    assert load_model(folder).model.config.quantization_config.spec == HEAD_SPEC
     damage(folder)
     with pytest.raises(CheckpointError, match=message) as caught:
         load_model(folder)

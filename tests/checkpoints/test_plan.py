@@ -80,10 +80,12 @@ def test_a_scheme_and_a_quantised_head() -> None:
     item = estimate(CONFIG_7B, Scheme("int4", 32))
     assert item.attention + item.mlp == layers * 4.5 / 8
     assert item.precision == "int4"
-    smaller = estimate(CONFIG_7B, "int8", quantizes_head=True, quantizes_embedding=True)
+    smaller = estimate(CONFIG_7B, "int8", head="int8", quantizes_embedding=True)
     assert smaller.head_copy == 0
-    assert smaller.head == smaller.embedding == 125_696 * (4096 + 2)
-    assert estimate(CONFIG_7B, "bfloat16", quantizes_head=True) == estimate(CONFIG_7B)
+    assert smaller.head == smaller.embedding == 125_696 * (4096 + 2 * 32)
+    smallest = estimate(CONFIG_7B, "int4", head="int4")
+    assert (smallest.head, smallest.head_copy) == (125_696 * 4096 * 4.5 / 8, 0)
+    assert estimate(CONFIG_7B, "bfloat16", head="int4") == estimate(CONFIG_7B)
 
 
 def test_an_unknown_precision() -> None:
@@ -350,12 +352,14 @@ def test_quantising_while_loading_fits_a_smaller_accelerator(
         check(quantize=precision)
 
 
+@pytest.mark.parametrize("has_kernels", [True, False])
 @pytest.mark.parametrize(("precision", "scheme"), [("int8", Scheme("int8", 0)), ("int4", Scheme("int4", 32))])
 def test_quantising_while_loading_must_fit_the_processors_memory(
-    precision: str, scheme: Scheme, monkeypatch: pytest.MonkeyPatch
+    precision: str, scheme: Scheme, has_kernels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("baichuan2.quantization.apply.has_fast_products", lambda: has_kernels)
     layers, need = quantised(CONFIG_13B, scheme)
-    if precision == "int4":  # torch's product wants a copy in its own order
+    if precision == "int4" and not has_kernels:  # torch's product wants a copy in its own order
         layers, need = 2 * layers, need + layers
     beside = least(CONFIG_13B) - BYTES_13B
     machine(monkeypatch, free=layers + beside - GB, swap=GB, total=BYTES_13B // 3)  # the 16-bit files may be far larger

@@ -32,9 +32,13 @@ def logits(model: Any) -> Tensor:
     return model(input_ids=random_ids(2, 9, seed=5).to(model.device)).logits.float().cpu()
 
 
+@pytest.mark.parametrize(("has_kernels", "codebook"), [(True, "nonuniform"), (False, "uniform")])
 @pytest.mark.parametrize("precision", LAYERS)
 @pytest.mark.parametrize("size", SIZES)
-def test_layers_are_those_that_the_quantize_command_rounds(size: Size, precision: Any, tmp_path: Path) -> None:
+def test_layers_are_those_that_the_quantize_command_rounds(
+    size: Size, precision: Any, has_kernels: bool, codebook: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("baichuan2.quantization.apply.has_fast_products", lambda: has_kernels)
     folder = write_folder(tmp_path / "model", size)
     told: list[tuple[int, int]] = []
     model = load_model(folder, on_processor(quantize=precision), watch=lambda *counts: told.append(counts)).model
@@ -42,7 +46,7 @@ def test_layers_are_those_that_the_quantize_command_rounds(size: Size, precision
     assert not model.training
     assert type(model.lm_head) is NormHead
     dense = weights(size)
-    choices: dict[str, Any] = {"int8": {"method": "nearest"}, "int4": {"method": "search", "codebook": "uniform"}}
+    choices: dict[str, Any] = {"int8": {"method": "nearest"}, "int4": {"method": "search", "codebook": codebook}}
     rounding = Rounding.of(QuantizeSettings(format=precision, **choices[precision]), torch.bfloat16)
     for layer in range(2):
         for part in PER_DECODER_LAYER:
@@ -170,9 +174,11 @@ def test_on_a_gpu(precision: Any, tmp_path: Path) -> None:
     assert ((logits(model) - logits(wanted)).norm() / logits(wanted).norm()).item() < 0.05
 
 
-def test_config_says_what_was_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_kernels", [True, False])
+def test_config_says_what_was_done(has_kernels: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("baichuan2.quantization.apply.has_fast_products", lambda: has_kernels)
     model = load_model(write_folder(tmp_path / "model"), on_processor(quantize="int4")).model
     model.save_pretrained(tmp_path / "saved")
     written = json.loads((tmp_path / "saved" / "config.json").read_text())["quantization_config"]
     assert (written["quant_method"], written["format"], written["group_size"]) == ("baichuan2", "int4", 32)
-    assert written["codebook"] is None
+    assert (written["codebook"] is None) != has_kernels

@@ -12,6 +12,7 @@ from baichuan2 import BaichuanForCausalLM, QuantizeSettings
 from baichuan2.convert.quantize import quantize_checkpoint
 from baichuan2.model.quantizer import quantizable_shapes
 
+HEAD_VALUES = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
 DTYPES = {"U8": np.uint8, "I8": np.int8, "F16": np.float16, "F32": np.float32}
 
 
@@ -61,6 +62,8 @@ def source(tmp_path_factory) -> Path:
         {"format": "int8", "group_size": 32, "head": "int8", "embedding": "int8"},
         {"format": "int4"},
         {"format": "int4", "group_size": 128, "codebook": "uniform", "head": "int8"},
+        {"format": "int4", "group_size": 64, "codebook": "uniform", "head": "int4"},
+        {"format": "int8", "head": "int4"},
     ],
     ids=str,
 )
@@ -69,7 +72,8 @@ def test_a_reader_from_the_page_alone(source, tmp_path, choices):
     settings = {"method": "search", "source": str(source), "target": str(folder), **choices}
     quantize_checkpoint(QuantizeSettings(**settings))
     quantization = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
-    assert (quantization["quant_method"], quantization["version"]) == ("baichuan2", 1)
+    version = 2 if choices.get("head") == "int4" else 1
+    assert (quantization["quant_method"], quantization["version"]) == ("baichuan2", version)
     tensors = read_tensors(folder)
     model = BaichuanForCausalLM.from_pretrained(folder)
     for name, (_, width) in quantizable_shapes(model.config).items():
@@ -79,7 +83,10 @@ def test_a_reader_from_the_page_alone(source, tmp_path, choices):
             found = read_int4(tensors, name, width, quantization)
         assert np.array_equal(found, model.get_submodule(name).dequantize(torch.float32).numpy()), name
     if quantization["head"] is not None:
-        head = read_int8(tensors, "lm_head", 128)
+        if quantization["head"] == "int8":
+            head = read_int8(tensors, "lm_head", 128)
+        else:
+            head = read_int4(tensors, "lm_head", model.config.hidden_size, {"group_size": 32, "codebook": HEAD_VALUES})
         assert np.allclose(np.linalg.norm(head, axis=1), 1, atol=0.01)
         assert np.array_equal(head, model.lm_head.dequantize(torch.float32).numpy())
     if quantization["embedding"] is not None:

@@ -169,6 +169,55 @@ def test_head_and_embedding_in_8_bits(has_normalized_head, small, tmp_path):
     assert {"lm_head", "model.embed_tokens"} < set(result.errors)
 
 
+@pytest.mark.parametrize("format", ["int8", "int4"])
+@pytest.mark.parametrize("has_normalized_head", [True, False])
+def test_head_in_4_bits(has_normalized_head, format, small, tmp_path):
+    folder = shutil.copytree(small, tmp_path / "source")
+    change_json(folder / "config.json", normalized_head=has_normalized_head)
+    result = written(folder, tmp_path / "out", format=format, head="int4")
+    expected, found = logits(folder), logits(result.folder)
+    assert (found - expected).norm() / expected.norm() < (0.15 if format == "int8" else NEAR["int4"])
+    assert 0.01 < result.errors["lm_head"] < 0.15
+    rest = read_shard(result.folder / "model-00003-of-00003.safetensors")
+    assert {name for name in rest if "lm_head" in name} == {"lm_head.weight_codes", "lm_head.weight_scales"}
+    vocabulary, hidden = weights("7b")["lm_head.weight"].shape
+    assert rest["lm_head.weight_codes"].shape == (vocabulary, hidden // 2)
+    assert rest["lm_head.weight_scales"].shape == (vocabulary, hidden // 32)
+
+
+def test_a_calibrated_head_keeps_the_logits_better_than_a_searched_one(small, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("中国的首都是北京。The capital of France is Paris.\n\n" * 40, encoding="utf-8")
+    ids = torch.tensor([load_model(small).tokenizer.encode_text(text.read_text(encoding="utf-8")[:60])])
+    distances = {}
+    for method in ("search", "gptq"):
+        calibration = str(text) if method == "gptq" else None
+        folder = written(
+            small, tmp_path / method, format="int8", method=method, calibration=calibration, head="int4"
+        ).folder
+        with torch.no_grad():
+            expected = load_model(small).model(ids).logits.float()
+            distances[method] = float((load_model(folder).model(ids).logits.float() - expected).norm())
+    assert distances["gptq"] < 0.7 * distances["search"]
+
+
+@pytest.mark.parametrize("num_done", [1, 2])
+def test_a_run_with_a_calibrated_head_goes_on_to_the_same_bytes(num_done, small, tmp_path):
+    settings = QuantizeSettings(source=str(small), target=str(tmp_path / "out"), head="int4", calibration_tokens=400)
+    with pytest.raises(KeyboardInterrupt):
+        quantize_checkpoint(settings, stop_after(num_done))
+    quantize_checkpoint(settings)
+    assert contents(tmp_path / "out") == contents(written(small, tmp_path / "whole", head="int4").folder)
+    assert not list((tmp_path / "out").glob("*states*"))
+
+
+def test_a_head_that_is_not_the_weight_is_noticed(small, tmp_path, monkeypatch):
+    real = quantize.round_table
+    monkeypatch.setattr(quantize, "round_table", lambda table, *args, **options: real(table.flip(1), *args, **options))
+    with pytest.raises(CheckpointError, match=r"lm_head: what was written is not the weight"):
+        written(small, tmp_path / "out", head="int4")
+
+
 def test_nf4_values_are_those_of_bitsandbytes(small, tmp_path):
     functional = pytest.importorskip("bitsandbytes.functional")
     original = weights("7b")
@@ -324,6 +373,7 @@ def test_a_finished_file_that_was_damaged_is_written_again(small, tmp_path):
         ({"format": "int8"}, "begun with format int4, not int8"),
         ({"group_size": 64}, "begun with group size 32, not 64"),
         ({"head": "int8"}, "begun with head none, not int8"),
+        ({"head": "int4"}, "begun with head none, not int4"),
     ],
 )
 def test_another_job_does_not_go_on_with_the_leftovers(changes, message, small, tmp_path):

@@ -20,6 +20,8 @@ SPECS = {
     "int8": QuantizationSpec(format="int8", group_size=32),
     "int8 rows, all": QuantizationSpec(format="int8", group_size=0, head="int8", embedding="int8"),
     "int4": QuantizationSpec(format="int4", group_size=32, codebook=CODEBOOK),
+    "int4, head": QuantizationSpec(format="int4", group_size=64, codebook=CODEBOOK, head="int4"),
+    "int8, head in 4 bits": QuantizationSpec(format="int8", group_size=0, head="int4"),
     "int4 even": QuantizationSpec(format="int4", group_size=64),
     "nf4": QuantizationSpec(format="nf4", group_size=64, weight_dtype="float32"),
     "nf4 plain": QuantizationSpec(
@@ -45,7 +47,7 @@ def test_saved_and_loaded_it_gives_the_same_logits(tmp_path: Path, size: Literal
     before = logits(model)
     quantize_model(model, SPECS[name])
     after = logits(model)
-    limit = 0.05 if "int8" in name else 0.5
+    limit = 0.05 if name.startswith("int8") and "4 bits" not in name else 0.5
     assert 0 < (after - before).norm() / before.norm() < limit
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -74,6 +76,19 @@ def test_head_and_embedding_on_request() -> None:
     assert isinstance(model.get_input_embeddings(), Int8Embedding)
     assert (model.lm_head.dequantize() - head).abs().max() < 0.005
     assert (model.get_input_embeddings().dequantize() - table).abs().max() < table.abs().max() * 0.01
+
+
+def test_a_head_in_4_bits_has_its_own_groups_and_values_and_another_version() -> None:
+    model = tiny_model("7b").eval()
+    unit = torch.nn.functional.normalize(model.lm_head.weight.detach())
+    quantize_model(model, SPECS["int8, head in 4 bits"])
+    head = model.lm_head
+    assert isinstance(head, Int4Linear)
+    assert (head.group_size, head.codebook) == (32, CODEBOOK)
+    assert 0 < (head.dequantize() - unit).norm() / unit.norm() < 0.1
+    # who reads version 1 only must stop, and nobody else
+    assert SPECS["int8, head in 4 bits"].to_dict()["version"] == 2
+    assert all(spec.to_dict()["version"] == 1 for spec in SPECS.values() if spec.head != "int4")
 
 
 def test_a_cast_leaves_what_is_stored(tmp_path: Path) -> None:
@@ -142,7 +157,7 @@ def test_twice_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "format version 2, this package reads up to 1: update"),
+        ({"version": 3}, "format version 3, this package reads up to 2: update"),
         ({"version": "1"}, "version of quantization_config must be a whole number"),
         ({"format": "int3"}, "must be one of int8, int4, nf4, got 'int3'"),
         ({"group_size": 48}, "int4 has groups of 32 or 64 or 128 inputs, got 48"),
@@ -151,7 +166,9 @@ def test_twice_is_an_error() -> None:
         ({"codebook": "even"}, "codebook must be a list"),
         ({"colour": "red"}, "has the unknown field 'colour'"),
         ({"unquantized": ["model.layers.9.mlp.up_proj"]}, "which is no layer of the model"),
-        ({"head": "int2"}, "head must be null or int8"),
+        ({"head": "int2"}, "head must be null, int8 or int4, got 'int2'"),
+        ({"head": ["int4"]}, "head must be null, int8 or int4"),
+        ({"embedding": "int4"}, "embedding must be null or int8"),
         ({"unquantized": 3}, "must be a list of module names"),
     ],
 )

@@ -11,7 +11,14 @@ from baichuan2 import QuantizationError
 from baichuan2.kernels import products
 from baichuan2.quantization.apply import quantized_linear, replace_modules
 from baichuan2.quantization.blockwise import NONUNIFORM_CODEBOOK, quantize_int8
-from baichuan2.quantization.linear import Int4Linear, Int8Embedding, NF4Linear, QuantizedLinear
+from baichuan2.quantization.linear import (
+    Int4Linear,
+    Int8Embedding,
+    Int8Linear,
+    NF4Linear,
+    QuantizedLinear,
+    has_fast_products,
+)
 from baichuan2.quantization.scheme import QuantizationSpec, Scheme
 
 CODEBOOK = tuple(NONUNIFORM_CODEBOOK.tolist())
@@ -186,6 +193,21 @@ def test_changes_in_place_are_noticed_and_moves_leave_no_copies(monkeypatch: pyt
     assert layer._packed is not None
     layer.to("meta")
     assert layer._packed is None
+
+
+@pytest.mark.skipif(not has_fast_products(), reason="there are no fast kernels of our own here")
+@pytest.mark.parametrize("rows", [1, 17, 64, 65, 300])
+@pytest.mark.parametrize("name", ["int4 even", "int8 row"])
+def test_where_our_own_kernels_run_nothing_is_copied(name: str, rows: int) -> None:
+    layer = quantized_linear(SPECS[name], weight((64, 256)))
+    assert isinstance(layer, Int4Linear | Int8Linear)
+    stored = {key: values.T.contiguous().T if values.dim() == 2 else values for key, values in layer.named_buffers()}
+    inputs = torch.randn(rows, 256).bfloat16()
+    layer(inputs)
+    for key, values in stored.items():  # not even for a weight that lies in memory in another order
+        setattr(layer, key, values)
+    layer(inputs)
+    assert (layer._packed if isinstance(layer, Int4Linear) else layer._copy) is None
 
 
 @pytest.mark.parametrize("name", SPECS)

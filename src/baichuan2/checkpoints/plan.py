@@ -24,7 +24,8 @@ from baichuan2.model.cost import (
     scratch_bytes,
     weight_bytes,
 )
-from baichuan2.quantization.scheme import DEFAULT_GROUP_SIZES, Scheme
+from baichuan2.quantization.apply import TABLE_GROUP_SIZE, default_spec
+from baichuan2.quantization.scheme import DEFAULT_GROUP_SIZES, HEAD_SCHEMES, HeadFormat, Scheme
 from baichuan2.settings import PlanSettings, parse_bytes
 
 __all__ = ["PRECISIONS", "Estimate", "Fit", "Plan", "check_fits", "estimate", "make_plan", "plan_model"]
@@ -142,14 +143,14 @@ def estimate(
     *,
     context: int | None = None,
     batch: int = 1,
-    quantizes_head: bool = False,
+    head: HeadFormat | None = None,
     quantizes_embedding: bool = False,
 ) -> Estimate:
     """The memory of `config` at a precision: one of `PRECISIONS`, float16, or a scheme.
 
     `context`: tokens of prompt and reply, None for as many as the model takes; `batch`: conversations at once.
-    In a quantised model embedding, norms and head have 16 bits, unless head or embedding are quantised as well, to
-    int8; a quantised head is stored normalised, so that no copy stands beside it.
+    In a quantised model embedding, norms and head have 16 bits, unless they are quantised as well: the head to the
+    format `head`, the embedding to int8. A quantised head is stored normalised, so that no copy stands beside it.
 
     Raises:
         SettingsError: there is no such precision.
@@ -161,21 +162,21 @@ def estimate(
     context = context if context is not None else config.model_max_length
     assert context is not None  # the config fills it in
     bits = 16 if isinstance(precision, Scheme) else FLOAT_BITS.get(precision, 16)
-    int8_bits = SCHEMES["int8"].bits_per_weight(config.hidden_size)
-    head_is_quantized = is_quantized and quantizes_head
+    head_scheme = HEAD_SCHEMES[head] if is_quantized and head is not None else None
+    table_bits = Scheme("int8", TABLE_GROUP_SIZE).bits_per_weight(config.hidden_size)
     parts = weight_bytes(
         config,
         bits if scheme is None else scheme.bits_per_weight,
-        embedding_bits=int8_bits if is_quantized and quantizes_embedding else bits,
+        embedding_bits=table_bits if is_quantized and quantizes_embedding else bits,
         norm_bits=bits,
-        head_bits=int8_bits if head_is_quantized else bits,
+        head_bits=bits if head_scheme is None else head_scheme.bits_per_weight(config.hidden_size),
     )
     return Estimate(
         precision=precision.format if isinstance(precision, Scheme) else precision,
         context=context,
         batch=batch,
         **asdict(parts),
-        head_copy=0 if head_is_quantized else head_copy_bytes(config, bits),
+        head_copy=head_copy_bytes(config, bits) if head_scheme is None else 0,
         cache=cache_bytes(config, context, batch, bits=bits),
         scratch=scratch_bytes(config, context, batch, bits=bits, is_quantized=is_quantized),
         runtime=RUNTIME_BYTES,
@@ -392,8 +393,9 @@ def _weights_in_memory(config: BaichuanConfig, file_bytes: int, dtype: str, sche
     if scheme is not None:
         bits = FLOAT_BITS.get(dtype if dtype != "auto" else stored or "", 16)
         parts = weight_bytes(config, scheme.bits_per_weight, embedding_bits=bits, norm_bits=bits, head_bits=bits)
-        # int4 that is made in memory has a second copy there, in the order of torch's product
-        layers = (parts.attention + parts.mlp) * (2 if scheme.format == "int4" else 1)
+        # without kernels of our own there is a second copy, in the order of torch's product
+        has_copy = scheme.format == "int4" and default_spec("int4").codebook is None
+        layers = (parts.attention + parts.mlp) * (2 if has_copy else 1)
         others = sum(asdict(parts).values()) - parts.attention - parts.mlp
         return layers + others, layers + others if is_converted else layers
     count = num_parameters(config).total

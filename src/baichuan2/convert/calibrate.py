@@ -16,19 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from baichuan2.convert.rounding import Rounding, round_table, round_weight
-from baichuan2.convert.source import EMBEDDING, Source
+from baichuan2.convert.source import EMBEDDING, HEAD, Source
 from baichuan2.errors import QuantizationError
 from baichuan2.model.alibi import BaichuanAlibi
-from baichuan2.model.modeling_baichuan import BaichuanModel, DecoderLayer
+from baichuan2.model.modeling_baichuan import BaichuanModel, DecoderLayer, RMSNorm
 from baichuan2.model.rope import BaichuanRotaryEmbedding
 from baichuan2.quantization.blockwise import Int8Tensor, check_weight, dequantize_int8
 from baichuan2.quantization.freed_memory import release_pages
 from baichuan2.quantization.gptq import Hessian, problems
-from baichuan2.quantization.linear import QuantizedLinear
+from baichuan2.quantization.linear import Int8Linear, QuantizedLinear
 
 __all__ = ["CalibratedRun", "state_bytes"]
 
 BATCH_TOKENS = 2048
+FINAL_NORM = "model.norm"
 
 
 class _PlainLinear(QuantizedLinear):
@@ -166,11 +167,21 @@ class _Stream:
 class CalibratedRun:
     """One pass of `windows` of token ids through the checkpoint, in which each decoder layer is rounded.
 
-    For each layer in order: `round_layer`, or `pass_layer` where it is rounded already.
+    For each layer in order: `round_layer`, or `pass_layer` where it is rounded already. Then, where `reaches_head`,
+    `head_inputs`.
     """
 
-    def __init__(self, source: Source, windows: Sequence[Sequence[int]], rounding: Rounding, folder: Path) -> None:
+    def __init__(
+        self,
+        source: Source,
+        windows: Sequence[Sequence[int]],
+        rounding: Rounding,
+        folder: Path,
+        *,
+        reaches_head: bool = False,
+    ) -> None:
         self._source = source
+        self._reaches_head = reaches_head
         self._rounding = rounding
         self._batches, self._lengths = _padded_batches(windows)
         self._quantized = _Stream(source, self._batches, folder, "quantized")
@@ -184,6 +195,7 @@ class CalibratedRun:
         name = f"{EMBEDDING}.weight"
         table = self._source.tensors[name]
         rounded = round_table(table, is_normalized=False) if has_quantized_embedding else None
+        assert rounded is None or isinstance(rounded, Int8Linear)
         for index, ids in enumerate(self._batches):
             whole = table[ids].float()
             self._whole.states[index] = whole
@@ -218,7 +230,7 @@ class CalibratedRun:
             return states
 
         linears |= self._round_stage(layer, ("mlp.down_proj",), gated)
-        if layer + 1 < self._source.num_layers:
+        if layer + 1 < self._source.num_layers or self._reaches_head:
             for batch in range(len(self._batches)):
                 quantized.add_mlp(batch, self._gated[batch])
         return linears
@@ -232,6 +244,24 @@ class CalibratedRun:
             self._quantized.advance(batch)
             self._whole.advance(batch)
         self._release(layer)
+
+    @torch.no_grad()
+    def head_inputs(self) -> Hessian:
+        """What the head is fed, behind all layers and the final norm.
+
+        Raises:
+            QuantizationError: it is not finite.
+        """
+        config, name = self._source.config, f"{FINAL_NORM}.weight"
+        norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        norm.weight = nn.Parameter(self._source.tensors[name].float().clone(), requires_grad=False)
+
+        def normed(stream: _Stream, batch: int) -> Tensor:
+            states: Tensor = norm(stream.states[batch])
+            return states
+
+        with _naming(HEAD):
+            return self._hessian(config.hidden_size, normed)
 
     def close(self) -> None:
         """Removes the files of hidden states."""

@@ -22,6 +22,8 @@ from baichuan2.convert.description import INDEX_FILE, index_text, quantized_conf
 from baichuan2.convert.official_bin import BIN_FILE, quantized_bits, write_official_bin
 from baichuan2.convert.output import PartialFolder, check_target, files_to_copy, read_shard
 from baichuan2.convert.rounding import (
+    HEAD_ROUNDINGS,
+    TABLE_ROUNDING,
     Rounding,
     check_rounded,
     largest_error,
@@ -32,13 +34,13 @@ from baichuan2.convert.rounding import (
 )
 from baichuan2.convert.source import EMBEDDING, HEAD, Source, open_source
 from baichuan2.errors import CheckpointError, QuantizationError, SettingsError
-from baichuan2.quantization.linear import Int8Linear, QuantizedLinear
+from baichuan2.quantization.gptq import Hessian
+from baichuan2.quantization.linear import QuantizedLinear
 from baichuan2.quantization.scheme import VERSION
 from baichuan2.settings import QuantizeSettings
 
 __all__ = ["QuantizedFolder", "Step", "quantize_checkpoint"]
 
-TABLE_ROUNDING = Rounding("int8", 128, "search")
 SPARE_BYTES = 1 << 26  # of disk space, for the small files
 
 
@@ -149,17 +151,18 @@ class _Job:
                 watch(Step(layer, self.source.num_layers, layer))
         else:
             _check_disk_space(partial, self)
-            self.write_layers(partial, watch)
-            self.write_rest(partial)
+            self.write_rest(partial, self.write_layers(partial, watch))
         if is_official:
             write_official_bin(partial, self.shard_names(), is_written)
         return {name: error for note in partial.notes.values() for name, error in note["errors"].items()}
 
-    def write_layers(self, partial: PartialFolder, watch: Callable[[Step], None]) -> None:
-        """Writes a shard for each decoder layer that has none yet."""
+    def write_layers(self, partial: PartialFolder, watch: Callable[[Step], None]) -> Hessian | None:
+        """Writes a shard for each decoder layer that has none yet; what the head is fed, where that is asked for."""
         num_layers = self.source.num_layers
-        run = None if self.text is None else CalibratedRun(self.source, self.text.windows, self.rounding, partial.path)
-        if run is not None:
+        is_for_head = self.settings.head == "int4" and not partial.has(self.shard_name(num_layers))
+        run = None
+        if self.text is not None:
+            run = CalibratedRun(self.source, self.text.windows, self.rounding, partial.path, reaches_head=is_for_head)
             run.start(self.settings.embedding == "int8")
         resumed = 0
         is_resuming = True
@@ -176,7 +179,11 @@ class _Job:
                 self._write_layer(partial, name, layer, layers)
                 del layers
             watch(Step(layer + 1, num_layers, resumed))
-        if run is not None:
+        if run is None:
+            return None
+        try:
+            return run.head_inputs() if is_for_head else None
+        finally:
             run.close()
 
     def _round_layer(self, layer: int) -> dict[str, QuantizedLinear]:
@@ -229,12 +236,12 @@ class _Job:
         self.source.tensors.release(key)
         return half
 
-    def write_rest(self, partial: PartialFolder) -> None:
+    def write_rest(self, partial: PartialFolder, head_inputs: Hessian | None = None) -> None:
         """Writes what stands outside of the decoder layers: embedding, final norm and head."""
         name = self.shard_name(self.source.num_layers)
         if partial.has(name):
             return
-        tables: dict[str, Int8Linear] = {}
+        tables: dict[str, QuantizedLinear] = {}
         tensors: dict[str, Tensor] = {}
         for key in self.source.rest_names():
             module = key.removesuffix(".weight")
@@ -243,7 +250,12 @@ class _Job:
                 tensors[key] = self._plain(key)
                 continue
             try:
-                tables[module] = round_table(self.source.tensors[key], is_normalized=self._is_unit(module))
+                tables[module] = round_table(
+                    self.source.tensors[key],
+                    self._table_rounding(module),
+                    is_normalized=self._is_unit(module),
+                    inputs=head_inputs if module == HEAD else None,
+                )
             except QuantizationError as error:
                 raise QuantizationError(f"{key}: {error}") from error
             self.source.tensors.release(key)
@@ -259,10 +271,13 @@ class _Job:
     def _is_unit(self, module: str) -> bool:
         return module == HEAD and bool(self.source.config.normalized_head)
 
+    def _table_rounding(self, module: str) -> Rounding:
+        return HEAD_ROUNDINGS[self.settings.head] if module == HEAD else TABLE_ROUNDING
+
     def _check_table(self, found: Mapping[str, Tensor], module: str, path: Path) -> float:
         table = self.source.tensors[f"{module}.weight"]
-        layer = layer_from(TABLE_ROUNDING, found, module, table.shape[1])
-        bound = largest_error(TABLE_ROUNDING)
+        rounding = self._table_rounding(module)
+        layer, bound = layer_from(rounding, found, module, table.shape[1]), largest_error(rounding)
         return check_rounded(layer, table, f"{path}: {module}", bound, is_normalized=self._is_unit(module))
 
     def bits_per_weight(self, partial: PartialFolder) -> float:

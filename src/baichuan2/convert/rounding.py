@@ -22,15 +22,17 @@ from baichuan2.quantization.blockwise import (
     quantize_int8,
 )
 from baichuan2.quantization.bnb_layout import read_nf4, write_nf4
-from baichuan2.quantization.gptq import Problem, gptq_int4, gptq_int8
+from baichuan2.quantization.gptq import Hessian, Problem, gptq_int4, gptq_int8, problems
 from baichuan2.quantization.linear import Int4Linear, Int8Linear, NF4Linear, QuantizedLinear
 from baichuan2.quantization.nf4 import NF4_CODE, quantize_nf4
-from baichuan2.quantization.scheme import DEFAULT_CODEBOOK
+from baichuan2.quantization.scheme import DEFAULT_CODEBOOK, HEAD_SCHEMES
 from baichuan2.quantization.scheme import DEFAULT_GROUP_SIZES as OWN_GROUP_SIZES
 from baichuan2.settings import QuantizeSettings
 
 __all__ = [
     "DEFAULT_GROUP_SIZES",
+    "HEAD_ROUNDINGS",
+    "TABLE_ROUNDING",
     "Rounding",
     "check_rounded",
     "largest_error",
@@ -43,6 +45,7 @@ __all__ = [
 DEFAULT_GROUP_SIZES = {**OWN_GROUP_SIZES, "official-4bits": OWN_GROUP_SIZES["nf4"]}
 DEFAULT_METHODS = {"int8": "gptq", "int4": "gptq", "nf4": "nearest", "official-4bits": "nearest"}
 ROWS = 1024  # of a weight, embedding or head, handled at once
+CALIBRATED_ROWS = 8192  # of a head, for which one more root of its inputs' products is taken
 # scales that were searched may cut the largest weights off, and calibrated codes may err more for the outputs' sake
 SLACK = 2.0
 
@@ -98,16 +101,36 @@ def round_weight(rounding: Rounding, weight: Tensor, problem: Problem | None = N
     return NF4Linear.from_tensor(quantize_nf4(weight.to(getattr(torch, rounding.weight_dtype))))
 
 
-def round_table(table: Tensor, *, is_normalized: bool) -> Int8Linear:
-    """An embedding or head (V, C) in 8 bits, with its rows brought to unit length before where `is_normalized`."""
-    codes = torch.empty(table.shape, dtype=torch.int8)
-    scales = torch.empty(len(table), -(-table.shape[1] // TABLE_GROUP_SIZE), dtype=torch.float16)
-    for start in range(0, len(table), ROWS):
-        rows = slice(start, start + ROWS)
+TABLE_ROUNDING = Rounding("int8", TABLE_GROUP_SIZE, "search")
+"""Of a quantised embedding."""
+HEAD_ROUNDINGS = {
+    name: Rounding(name, scheme.group_size, "search", DEFAULT_CODEBOOK if name == "int4" else None)
+    for name, scheme in HEAD_SCHEMES.items()
+}
+"""Of a quantised head, by its format."""
+
+
+def round_table(
+    table: Tensor, rounding: Rounding = TABLE_ROUNDING, *, is_normalized: bool, inputs: Hessian | None = None
+) -> QuantizedLinear:
+    """An embedding or head (V, C), with its rows brought to unit length before where `is_normalized`.
+
+    `inputs`: what a head is fed, for codes that change its logits least. Some rows at a time are more than stored.
+
+    Raises:
+        QuantizationError: the table or its inputs hold NaN or infinite numbers.
+    """
+    step = ROWS if inputs is None else CALIBRATED_ROWS
+    stored: dict[str, Tensor] = {}
+    for start in range(0, len(table), step):
+        rows = slice(start, start + step)
         values = F.normalize(table[rows].float()) if is_normalized else table[rows].float()
-        part = quantize_int8(values, group_size=TABLE_GROUP_SIZE)
-        codes[rows], scales[rows] = part.codes, part.scales
-    return Int8Linear.from_tensor(Int8Tensor(codes, scales, TABLE_GROUP_SIZE))
+        part = round_weight(rounding, values, None if inputs is None else problems([values], inputs)[0])
+        for name, numbers in tensors_of(part, "").items():
+            if name not in stored:
+                stored[name] = numbers.new_empty(len(table), *numbers.shape[1:])
+            stored[name][rows] = numbers
+    return layer_from(rounding, stored, "", table.shape[1])
 
 
 def tensors_of(layer: QuantizedLinear, name: str) -> dict[str, Tensor]:

@@ -20,12 +20,14 @@ from baichuan2.model.norm_head import NormHead
 from baichuan2.quantization.apply import (
     TABLE_GROUP_SIZE,
     empty_embedding,
+    empty_head,
     empty_linear,
+    quantized_head,
     quantized_linear,
     replace_modules,
 )
 from baichuan2.quantization.blockwise import quantize_int8
-from baichuan2.quantization.linear import Int8Embedding, Int8Linear, QuantizedLinear
+from baichuan2.quantization.linear import Int8Embedding, QuantizedLinear
 from baichuan2.quantization.scheme import METHOD, QuantizationSpec
 
 __all__ = [
@@ -111,13 +113,16 @@ def place_layers(model: Any, spec: QuantizationSpec) -> None:
         raise CheckpointError(f"quantization_config: unquantized names {unknown[0]!r}, which is no layer of the model")
     prefix = "" if hasattr(model, "model") else BASE  # a decoder without its head has no such prefix
 
-    def make(_: str, layer: nn.Linear) -> nn.Module:
+    def make(name: str, layer: nn.Linear) -> nn.Module:
         with layer.weight.device:
+            if name == HEAD:
+                assert spec.head is not None
+                return empty_head(spec.head, layer.in_features, layer.out_features)
             return empty_linear(spec, layer.in_features, layer.out_features)
 
     replace_modules(model, [name.removeprefix(prefix) for name in names if name not in spec.unquantized], make)
     if spec.head is not None and hasattr(model, HEAD):
-        replace_modules(model, [HEAD], _empty_head)
+        replace_modules(model, [HEAD], make)
     if spec.embedding is not None:
         table = model.get_input_embeddings()
         with table.weight.device:
@@ -144,11 +149,6 @@ def _plain_class(name: str, model: Any) -> type[nn.Linear]:
     return NormHead if name == HEAD and model.config.normalized_head else nn.Linear
 
 
-def _empty_head(_: str, layer: nn.Linear) -> nn.Module:
-    with layer.weight.device:
-        return Int8Linear(layer.in_features, layer.out_features, TABLE_GROUP_SIZE)
-
-
 def quantize_model(model: Any, spec: QuantizationSpec, done: Callable[[nn.Linear], None] | None = None) -> None:
     """Brings the layers of `model` into our own format in memory, one after the other, rounding to nearest.
 
@@ -163,8 +163,9 @@ def quantize_model(model: Any, spec: QuantizationSpec, done: Callable[[nn.Linear
     def make(name: str, layer: nn.Linear) -> nn.Module:
         weight = layer.weight.detach()
         if name == HEAD:
+            assert spec.head is not None
             unit = F.normalize(weight.float()) if isinstance(layer, NormHead) else weight
-            made: nn.Module = Int8Linear.from_tensor(quantize_int8(unit, group_size=TABLE_GROUP_SIZE))
+            made: nn.Module = quantized_head(spec.head, unit)
         else:
             made = quantized_linear(spec, weight)
         if done is not None:

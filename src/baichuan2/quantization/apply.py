@@ -8,16 +8,31 @@ from torch import Tensor, nn
 
 from baichuan2.errors import QuantizationError
 from baichuan2.quantization.blockwise import NONUNIFORM_CODEBOOK, UNIFORM_CODEBOOK, quantize_int4, quantize_int8
-from baichuan2.quantization.linear import Int4Linear, Int8Embedding, Int8Linear, NF4Linear, QuantizedLinear
+from baichuan2.quantization.linear import (
+    Int4Linear,
+    Int8Embedding,
+    Int8Linear,
+    NF4Linear,
+    QuantizedLinear,
+    has_fast_products,
+)
 from baichuan2.quantization.nf4 import quantize_nf4
-from baichuan2.quantization.scheme import DEFAULT_GROUP_SIZES, QuantizationSpec
+from baichuan2.quantization.scheme import (
+    DEFAULT_CODEBOOK,
+    DEFAULT_GROUP_SIZES,
+    HEAD_SCHEMES,
+    HeadFormat,
+    QuantizationSpec,
+)
 
 __all__ = [
     "CODEBOOKS",
     "TABLE_GROUP_SIZE",
     "default_spec",
     "empty_embedding",
+    "empty_head",
     "empty_linear",
+    "quantized_head",
     "quantized_linear",
     "replace_modules",
 ]
@@ -25,16 +40,21 @@ __all__ = [
 CODEBOOKS = {"uniform": UNIFORM_CODEBOOK, "nonuniform": NONUNIFORM_CODEBOOK}
 
 TABLE_GROUP_SIZE = 128
-"""Inputs that share a scale in a quantised embedding or head."""
+"""Inputs that share a scale in a quantised embedding."""
 
 
 def default_spec(format: Literal["int8", "int4"]) -> QuantizationSpec:
     """Our own format of that name for weights that are quantised in memory, without calibration.
 
-    The group size is that of `baichuan2 quantize`; the values of int4 are evenly spaced, for which torch has a fast
-    product.
+    Groups and values are those of `baichuan2 quantize`. Where our own kernels are missing the values of int4 are evenly
+    spaced, for which torch has a fast product: it keeps a second copy of the weight, and more is lost.
     """
-    return QuantizationSpec(format=format, group_size=DEFAULT_GROUP_SIZES[format])
+    codebook = _default_codebook() if format == "int4" and has_fast_products() else None
+    return QuantizationSpec(format=format, group_size=DEFAULT_GROUP_SIZES[format], codebook=codebook)
+
+
+def _default_codebook() -> tuple[int, ...]:
+    return tuple(map(int, CODEBOOKS[DEFAULT_CODEBOOK].tolist()))
 
 
 def empty_linear(spec: QuantizationSpec, in_features: int, out_features: int) -> QuantizedLinear:
@@ -68,6 +88,28 @@ def quantized_linear(spec: QuantizationSpec, weight: Tensor) -> QuantizedLinear:
         return Int4Linear.from_tensor(quantize_int4(weight, group_size=spec.group_size, codebook=codebook))
     rounded = weight.to(getattr(torch, spec.weight_dtype))
     return NF4Linear.from_tensor(quantize_nf4(rounded, double=spec.compressed_statistics))
+
+
+def empty_head(format: HeadFormat, in_features: int, out_features: int) -> QuantizedLinear:
+    """A head as a spec with that `head` stores it, with memory but no values yet."""
+    return empty_linear(_head_spec(format), in_features, out_features)
+
+
+def quantized_head(format: HeadFormat, rows: Tensor) -> QuantizedLinear:
+    """The head that stores `rows` (V, C), of unit length where the model normalises them; scales are searched.
+
+    Raises:
+        QuantizationError: the rows hold NaN or infinite numbers.
+    """
+    if format == "int8":
+        return Int8Linear.from_tensor(quantize_int8(rows, group_size=HEAD_SCHEMES[format].group_size))
+    return quantized_linear(_head_spec(format), rows)
+
+
+def _head_spec(format: HeadFormat) -> QuantizationSpec:
+    """Of a model whose linear layers are stored as the head is."""
+    codebook = _default_codebook() if format == "int4" else None
+    return QuantizationSpec(format=format, group_size=HEAD_SCHEMES[format].group_size, codebook=codebook)
 
 
 def empty_embedding(embedding: nn.Embedding) -> Int8Embedding:

@@ -36,11 +36,17 @@ from baichuan2.quantization.freed_memory import give_back
 from baichuan2.quantization.nf4 import NESTED_BLOCK_SIZE, NF4Tensor, dequantize_nf4
 from baichuan2.quantization.ragged_rows import dequantize_as_released, has_ragged_rows
 
-__all__ = ["Int4Linear", "Int8Embedding", "Int8Linear", "NF4Linear", "QuantizedLinear"]
+__all__ = ["Int4Linear", "Int8Embedding", "Int8Linear", "NF4Linear", "QuantizedLinear", "has_fast_products"]
 
 WEIGHTS_AT_A_TIME = 1 << 20  # fastest of 2^17 ... 2^22 on 1 and 2 threads
 UNIFORM = tuple(range(-128, 128, 16))
 NF4_BLOCK_SIZE = 64
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def has_fast_products() -> bool:
+    """Whether our own kernels multiply here, faster than plain C: torch's products, with their copies, are not used."""
+    return products.instructions() not in (None, products.INSTRUCTIONS[0])
 
 
 class StoredBuffers(nn.Module):
@@ -142,7 +148,7 @@ class Int8Linear(QuantizedLinear):
         if products.suits(inputs, self.weight_codes, self.weight_scales):
             return products.multiply_int8(inputs, self.weight_codes, self.weight_scales, self.group_size)
         is_by_row = self.weight_scales.shape[1] == 1 and fits_aten(self.in_features, self.out_features)
-        if is_by_row and suits_aten(inputs):
+        if is_by_row and suits_aten(inputs) and not has_fast_products():
             return multiply_int8(inputs, self._aligned_codes(), self.weight_scales)
         return super().multiply(inputs)
 
@@ -207,7 +213,7 @@ class Int4Linear(QuantizedLinear):
             codes, scales, codebook = self.weight_codes, self.weight_scales, list(self.codebook)
             return products.multiply_int4(inputs, codes, scales, codebook, self.group_size)
         is_even = self.codebook == UNIFORM and fits_aten(self.in_features, self.out_features, self.group_size)
-        if is_even and suits_aten(inputs) and not torch.compiler.is_compiling():
+        if is_even and suits_aten(inputs) and not torch.compiler.is_compiling() and not has_fast_products():
             return multiply_int4(inputs, self._packed_weight())
         return super().multiply(inputs)
 

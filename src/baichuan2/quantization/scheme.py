@@ -11,14 +11,25 @@ from typing import Any, Literal, get_args
 
 from baichuan2.errors import CheckpointError, QuantizationError
 
-__all__ = ["DEFAULT_CODEBOOK", "DEFAULT_GROUP_SIZES", "METHOD", "VERSION", "Format", "QuantizationSpec", "Scheme"]
+__all__ = [
+    "DEFAULT_CODEBOOK",
+    "DEFAULT_GROUP_SIZES",
+    "HEAD_SCHEMES",
+    "METHOD",
+    "VERSION",
+    "Format",
+    "HeadFormat",
+    "QuantizationSpec",
+    "Scheme",
+]
 
 METHOD = "baichuan2"
 """The `quant_method` of our own files."""
-VERSION = 1
-"""The version of the layout that this code writes; it reads this one and all older ones."""
+VERSION = 2
+"""The newest version of the layout that this code knows; it writes the oldest that can say what is written."""
 
 Format = Literal["int8", "int4", "nf4"]
+HeadFormat = Literal["int8", "int4"]
 GROUP_SIZES = {"int8": (0, 32, 64, 128), "int4": (32, 64, 128), "nf4": (64,)}
 DEFAULT_GROUP_SIZES: dict[str, int] = {"int8": 0, "int4": 32, "nf4": 64}
 """Where nobody chose: the best of each format, in files and in memory."""
@@ -62,6 +73,10 @@ class Scheme:
         return (bits * padded + SCALE_BITS * groups) / in_features
 
 
+HEAD_SCHEMES: dict[str, Scheme] = {"int8": Scheme("int8", 128), "int4": Scheme("int4", 32)}
+"""How a quantised head is stored, whatever groups the linear layers have; int4 with the values of DEFAULT_CODEBOOK."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuantizationSpec:
     """The `quantization_config` of a folder in our own format.
@@ -81,7 +96,7 @@ class QuantizationSpec:
     weight_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     as_released: bool = False
     unquantized: tuple[str, ...] = ()
-    head: Literal["int8"] | None = None
+    head: HeadFormat | None = None
     embedding: Literal["int8"] | None = None
     calibration: Mapping[str, Any] = field(default_factory=dict)
 
@@ -94,9 +109,10 @@ class QuantizationSpec:
             raise QuantizationError(f"weight_dtype must be float16, bfloat16 or float32, got {self.weight_dtype!r}")
         if not isinstance(self.unquantized, tuple) or not all(isinstance(name, str) for name in self.unquantized):
             raise QuantizationError(f"unquantized must be a list of module names, got {self.unquantized!r}")
-        for name in ("head", "embedding"):
-            if getattr(self, name) not in (None, "int8"):
-                raise QuantizationError(f"{name} must be null or int8, got {getattr(self, name)!r}")
+        if self.head is not None and (not isinstance(self.head, str) or self.head not in HEAD_SCHEMES):
+            raise QuantizationError(f"head must be null, int8 or int4, got {self.head!r}")
+        if self.embedding not in (None, "int8"):
+            raise QuantizationError(f"embedding must be null or int8, got {self.embedding!r}")
         if not isinstance(self.calibration, Mapping):
             raise QuantizationError(f"calibration must be an object, got {self.calibration!r}")
         if self.codebook is not None:
@@ -125,7 +141,8 @@ class QuantizationSpec:
         written["codebook"] = None if self.codebook is None else list(self.codebook)
         written["unquantized"] = list(self.unquantized)
         written["calibration"] = dict(self.calibration)
-        return {"quant_method": METHOD, "version": VERSION, **written}
+        version = 2 if self.head == "int4" else 1
+        return {"quant_method": METHOD, "version": version, **written}
 
     @classmethod
     def from_dict(cls, source: object, written: Mapping[str, Any]) -> "QuantizationSpec":
