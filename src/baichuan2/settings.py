@@ -285,6 +285,14 @@ class SamplingSettings:
         None, "above 1: discourage tokens that stand in prompt or reply already", minimum=0.01, metavar="R"
     )
     seed: int | None = setting(None, "makes sampling repeatable", minimum=0, metavar="N")
+    draft_tokens: int | None = setting(
+        None,
+        "at most so many next tokens guessed from prompt and reply, and checked in one pass: the same reply, sooner "
+        "where text is copied; 0: none; not given: where it pays, on a processor with this package's kernels",
+        minimum=0,
+        maximum=63,
+        metavar="N",
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self)

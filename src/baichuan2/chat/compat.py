@@ -74,8 +74,9 @@ def chat(
 
     `generation_config` stands in for the model's own, and `overrides` change single values of it for this call:
     `max_new_tokens=64`, `temperature=0.7`, `num_beams=3` (beams and other choices that need the whole reply do not
-    stream). Two names are ours: `seed` makes sampling repeatable, and `protect=False` encodes message text as the
-    released code does, so that text which spells `<reserved_106>` becomes that token.
+    stream). Three names are ours: `seed` makes sampling repeatable, `draft_tokens=0` guesses no tokens ahead, and
+    `protect=False` encodes message text as the released code does, so that text which spells `<reserved_106>` becomes
+    that token.
 
     A conversation that leaves no room for `max_new_tokens` loses its beginning, as in the released code;
     `baichuan2.reply` reports that instead.
@@ -121,7 +122,7 @@ def _settle(base: GenerationConfig, overrides: Mapping[str, Any]) -> tuple[Gener
             raise SettingsError(f"chat() has no setting named {name!r}{hint}")
         if name == "max_length":
             raise SettingsError("max_length counts the prompt as well; set max_new_tokens, the length of the reply")
-        if name not in ("seed", "protect"):
+        if name not in ("seed", "draft_tokens", "protect"):
             setattr(config, name, value)
     sampling = resolve(
         SamplingSettings(**{name: value for name, value in overrides.items() if name in SAMPLING_NAMES}), config

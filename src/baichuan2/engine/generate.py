@@ -2,6 +2,10 @@
 
 `generate_tokens` continues one prompt and yields each token as it is chosen; `iter_batch` and `generate_batch` continue
 many at once. The model is anything that fits `LanguageModel`; this module never sees a string.
+
+One forward pass may give several tokens of a single prompt: guesses of what comes next (`engine.lookup`) go through the
+model behind the last token, and hold as far as the very choices that would be made without them fall on them. So
+guesses change no reply: each token is drawn from its own place's logits, by the same generator, one after the other.
 """
 
 import math
@@ -13,6 +17,7 @@ import torch
 from torch import Tensor
 
 from baichuan2.engine.cache import new_cache
+from baichuan2.engine.lookup import Drafter
 from baichuan2.engine.sampling import Sampling, choose, new_generator
 from baichuan2.engine.stopping import FinishReason
 from baichuan2.errors import BaichuanError, ContextLengthError, GenerationError, SettingsError, TokenizerError
@@ -25,11 +30,15 @@ class ModelOutput(Protocol):
 
     @property
     def logits(self) -> Tensor:
-        """(B, T or 1, V): of all new tokens, or of the last one only."""
+        """(B, N, V): of all new tokens, or of the last `logits_to_keep` only."""
 
 
 class LanguageModel(Protocol):
-    """A causal language model as the framework builds them, or a fake of ten lines."""
+    """A causal language model as the framework builds them, or a fake of ten lines.
+
+    It may have `rows_at_once`: up to how many tokens of one prompt go through it at hardly more than the cost of one,
+    each with the very logits that it has alone. Then guesses are made without being asked for.
+    """
 
     @property
     def config(self) -> object:
@@ -192,6 +201,11 @@ class _Continuation:
             for row, prompt in enumerate(prompts):
                 self._mask[row, : self._num_columns - len(prompt)] = 0
         self._generator: torch.Generator | None = None
+        most = _most_guesses(model, sampling) if len(prompts) == 1 else 0
+        self._drafter = Drafter(prompts[0]) if most else None
+        self._most_guesses = most
+        self._guesses: list[int] = []  # what stands in the cache behind the tokens that were chosen
+        self._ahead: list[Tensor] = []  # logits (1, V) behind each of them
 
     def advance(self) -> tuple[list[int], list[float]]:
         """The next id of each row, and its log-probability; GenerationError when the model fails."""
@@ -205,30 +219,67 @@ class _Continuation:
 
     @torch.inference_mode()
     def _advance(self) -> tuple[list[int], list[float]]:
+        logits = (self._ahead.pop(0) if self._ahead else self._pass()).float()  # (B, V)
         seen = self._num_columns
-        output = self._model(
-            input_ids=self._ids[:, self._num_cached : seen],
-            attention_mask=None if self._mask is None else self._mask[:, :seen],
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits = output.logits[:, -1].float()  # (B, V)
-        if self._num_cached == 0:
-            self._generator = new_generator(self._sampling, logits.device)
         next_ids = choose(logits, self._ids[:, :seen].to(logits.device), self._sampling, self._generator)  # (B,)
         logprobs = logits.gather(1, next_ids[:, None]).squeeze(1) - logits.logsumexp(-1)  # (B,)
-        self._num_cached = seen
         if seen < self._ids.shape[1]:
             self._ids[:, seen] = next_ids
             self._num_columns = seen + 1
-        return next_ids.tolist(), logprobs.tolist()
+        chosen: list[int] = next_ids.tolist()
+        if self._drafter is not None:
+            self._drafter.append(chosen[0])
+            self._compare(chosen[0])
+        return chosen, logprobs.tolist()
+
+    def _pass(self) -> Tensor:
+        """Logits (B, V) of the next place, after a forward pass; those behind right guesses are kept in `_ahead`."""
+        seen = self._num_columns
+        is_prefill = self._num_cached == 0
+        # the pass gives one token more than are guessed, and no more than are left to choose are wanted
+        most = min(self._most_guesses, self._ids.shape[1] - seen - 1)
+        # none behind the prompt itself: that pass may take another way through the model, with other roundings
+        guesses = self._drafter.draft(most) if self._drafter is not None and not is_prefill else []
+        if guesses:
+            self._ids[0, seen : seen + len(guesses)] = torch.tensor(guesses, device=self._ids.device)
+        output = self._model(
+            input_ids=self._ids[:, self._num_cached : seen + len(guesses)],
+            attention_mask=None if self._mask is None else self._mask[:, :seen],
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1 + len(guesses),
+        )
+        rows = output.logits[:, -1 - len(guesses) :]  # (B, 1 + guesses, V)
+        if is_prefill:
+            self._generator = new_generator(self._sampling, rows.device)
+        self._guesses = guesses
+        self._ahead = [rows[:, place] for place in range(1, 1 + len(guesses))]
+        self._num_cached = seen
+        return rows[:, 0]
+
+    def _compare(self, chosen: int) -> None:
+        """Goes on behind the guess that was right, or takes all guesses back out of the cache."""
+        if not self._guesses:
+            return
+        if chosen == self._guesses[0]:
+            del self._guesses[0]
+            self._num_cached += 1
+            return
+        self._cache.crop(-len(self._guesses))
+        self._guesses, self._ahead = [], []
 
 
 def _context_length(model: LanguageModel) -> float:
     """How many tokens prompt and reply may have together; infinite when the config sets no limit."""
     length = getattr(model.config, "model_max_length", None)
     return math.inf if length is None else int(length)
+
+
+def _most_guesses(model: LanguageModel, sampling: Sampling) -> int:
+    """How many tokens may be guessed for one pass: as the user says, else as many as cost hardly anything."""
+    if sampling.draft_tokens is not None:
+        return sampling.draft_tokens
+    return int(getattr(model, "rows_at_once", 1)) - 1
 
 
 def _check_prompt(model: LanguageModel, prompt_ids: Sequence[int]) -> None:

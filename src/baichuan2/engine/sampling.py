@@ -44,7 +44,10 @@ HALVINGS = 6  # of a range of about 15, a logarithm: what is left is a factor of
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Every choice made: no `None` means "ask somebody else" here; `seed=None` draws from torch's global generator."""
+    """Every choice made, none left to the checkpoint; `seed=None` draws from torch's global generator.
+
+    `draft_tokens=None` leaves the number of guesses to the model that computes them; they change no choice.
+    """
 
     do_sample: bool = False
     temperature: float = 1.0
@@ -53,6 +56,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     max_new_tokens: int = 2048
     seed: int | None = None
+    draft_tokens: int | None = None
 
     @property
     def is_greedy(self) -> bool:
@@ -80,7 +84,9 @@ def resolve(settings: SamplingSettings | None, generation_config: object) -> Sam
     if asked.seed is not None and asked.seed > LARGEST_SEED:
         raise SettingsError(f"--seed must lie in [0, {LARGEST_SEED}], got {asked.seed}")
     checked = SamplingSettings(**values)  # the checkpoint's own values obey the same bounds
-    return Sampling(**{name: getattr(checked, name) for name in FALLBACKS}, seed=asked.seed)
+    return Sampling(
+        **{name: getattr(checked, name) for name in FALLBACKS}, seed=asked.seed, draft_tokens=asked.draft_tokens
+    )
 
 
 def _of_kind(name: str, value: object) -> object:
