@@ -61,9 +61,12 @@ def ours() -> dict[str, dict[str, Any]]:
     return {
         "int8": {"format": "int8"},
         "int8, head and embedding too": {"format": "int8", "head": "int8", "embedding": "int8"},
+        "int8, head in int8": {"format": "int8", "head": "int8"},
         "int4": {"format": "int4"},
         "int4, head and embedding in int8": {"format": "int4", "head": "int8", "embedding": "int8"},
         "int4, groups of 64": {"format": "int4", "group_size": 64},
+        "int4, groups of 64, head in int8": {"format": "int4", "group_size": 64, "head": "int8"},
+        "int4, groups of 64, head in int4": {"format": "int4", "group_size": 64, "head": "int4"},
         "int4, groups of 128": {"format": "int4", "group_size": 128},
         "int4, rounded to nearest": {"format": "int4", "method": "nearest", "codebook": "uniform"},
         "nf4 (official 4bits files)": {"format": "official-4bits"},
