@@ -137,6 +137,13 @@ class LoadSettings:
     numerics: Literal["exact", "official"] = setting(
         "exact", "13B position bias: exact, or official to reproduce the rounding of the released code"
     )
+    threads: int | None = setting(
+        None,
+        "threads that compute on the processor; not given: one for each real core that may be used",
+        minimum=1,
+        maximum=1024,
+        metavar="N",
+    )
     offline: bool = setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
     check_memory: bool = setting(
         True, "stop before loading what cannot fit into memory; with no: load it whatever happens"

@@ -26,6 +26,7 @@ from baichuan2.checkpoints.shards import (
     find_weight_files,
     read_json,
 )
+from baichuan2.checkpoints.threads import use_threads
 from baichuan2.errors import BaichuanError, CheckpointError, SettingsError, TokenizerError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
@@ -85,6 +86,8 @@ def load_model(
     config = read_config(folder)
     if settings.quantize != "none":
         _check_can_quantize(config, _display_name(name, folder), settings)
+    if pick_device(settings.device).type == "cpu":
+        use_threads(settings.threads)
     if settings.numerics == "official":
         config.alibi_numerics = "official"
     tokenizer = read_tokenizer(folder, config)

@@ -72,7 +72,9 @@ def devices() -> dict[str, str]:
     try:
         import torch
 
-        found["cpu"] += f", {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+        from baichuan2.checkpoints.threads import use_threads
+
+        found["cpu"] += f", {use_threads(None)} threads, {torch.backends.cpu.get_cpu_capability()}"
         accelerator = torch.accelerator.current_accelerator()
         for index in range(torch.accelerator.device_count() if accelerator is not None else 0):
             found[f"{accelerator}:{index}"] = device_title(str(accelerator), index)
