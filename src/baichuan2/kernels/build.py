@@ -23,11 +23,12 @@ LIBRARY = Path(__file__).parent / "libbaichuan2_kernels.so"
 COMMON_FLAGS = ("-O3", "-std=gnu11", "-fPIC")
 WITH_THREADS = "-fopenmp"
 AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mfma", "-mf16c")
-PLAIN_SOURCES = ("dispatch.c", "plain.c", "rows.c", "rows_float.c")
+PLAIN_SOURCES = ("dispatch.c", "plain.c", "rows.c", "rows_float.c", "step.c", "attention_plain.c")
 X86_SOURCES = {
     "avx2.c": ("-mavx2", "-mfma", "-mf16c"),
     "avx512.c": AVX512_FLAGS,
     "avx512_bf16.c": (*AVX512_FLAGS, "-mavx512bf16"),
+    "attention_avx512.c": (*AVX512_FLAGS, "-ffp-contract=off"),  # rounding is that of the modules
     "amx_bf16.c": (*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
 }
 """The only files compiled for instructions that the processor may lack; the others choose at run time."""

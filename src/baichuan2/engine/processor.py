@@ -1,0 +1,284 @@
+"""A model on the processor whose short passes run as one call of C, `kernels.steps`; long ones stay the model's own.
+
+`processor_model` looks at a model once for each generation: at its modules, which must be those of this package without
+hooks, adapters or other additions, and at where their weights lie. What it does not know runs as ever.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from transformers.cache_utils import Cache
+
+from baichuan2.engine.cache import GrowingLayer
+from baichuan2.engine.quantized_cache import Int8Layer
+from baichuan2.kernels import steps
+from baichuan2.kernels.products import INSTRUCTIONS, instructions
+from baichuan2.kernels.steps import LayerWeights, Rows, StepModel, StoredWeight
+from baichuan2.model.alibi import BaichuanAlibi
+from baichuan2.model.modeling_baichuan import (
+    MLP,
+    Attention,
+    BaichuanForCausalLM,
+    BaichuanModel,
+    DecoderLayer,
+    RMSNorm,
+)
+from baichuan2.model.norm_head import NormHead
+from baichuan2.model.rope import BaichuanRotaryEmbedding
+from baichuan2.quantization.linear import Int4Linear, Int8Embedding, Int8Linear, NF4Linear
+
+__all__ = ["ProcessorModel", "processor_model"]
+
+KNOWN = (
+    *(BaichuanForCausalLM, BaichuanModel, DecoderLayer, Attention, MLP, RMSNorm, BaichuanRotaryEmbedding),
+    *(BaichuanAlibi, NormHead, nn.Linear, nn.Embedding, nn.ModuleList, Int4Linear, Int8Linear, NF4Linear),
+    Int8Embedding,
+)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+ROWS_AT_ONCE = 16  # so many cost little more than one with kernels for several rows
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a pass gives back: logits (B, T or fewer, V)."""
+
+    logits: Tensor
+
+
+def processor_model(model: Any) -> Any:
+    """`model`, whose passes of up to 64 tokens are steps in C where that is possible; else `model` itself."""
+    if type(model) is not BaichuanForCausalLM or not _is_plain(model):
+        return model
+    try:
+        return ProcessorModel(model)
+    except ValueError:  # a shape or a format that there are no steps for
+        return model
+
+
+class ProcessorModel:
+    """A language model as the engine wants it; for one generation, and one thread at a time."""
+
+    def __init__(self, model: BaichuanForCausalLM) -> None:
+        """Raises ValueError where there are no steps for the model."""
+        self._model = model
+        decoder = model.model
+        self._dtype = decoder.norm.weight.dtype
+        self._layers = [_layer_weights(layer, self._dtype) for layer in decoder.layers]
+        embedding, head = decoder.embed_tokens, model.lm_head
+        is_stored = isinstance(embedding, Int8Embedding)
+        if (embedding.dtype if is_stored else embedding.weight.dtype) != self._dtype:
+            raise ValueError("the embedding has another number format")
+        self._head: StoredWeight | None = None
+        if isinstance(head, NormHead):  # its product is made with the first step
+            _numbers(head.weight, self._dtype)
+        else:
+            self._head = _stored(head, self._dtype)
+        self._steps: dict[type[GrowingLayer], StepModel] = {}
+        self._step_for(GrowingLayer)  # finds out whether the shapes fit
+
+    @property
+    def config(self) -> Any:
+        """The model's."""
+        return self._model.config
+
+    @property
+    def device(self) -> torch.device:
+        """The processor."""
+        return torch.device("cpu")
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many tokens go through at hardly more than the cost of one."""
+        return ROWS_AT_ONCE
+
+    def __call__(self, **arguments: Any) -> Any:
+        """The model's own call; see `engine.generate.LanguageModel`."""
+        ids, mask, cache = arguments["input_ids"], arguments.get("attention_mask"), arguments.get("past_key_values")
+        held = cache.get_seq_length() if isinstance(cache, Cache) else 0
+        firsts = _first_places(mask, len(ids), held + ids.shape[1])
+        if firsts is not None and self._suits(ids, cache, arguments) and not _wants_padding(firsts, held, arguments):
+            return StepOutput(self._step(ids, firsts, held, cast(Cache, cache), int(arguments["logits_to_keep"])))
+        if firsts is not None and any(firsts):
+            # as in a step, where a padded prompt is turned by the same angles as alone
+            places = torch.arange(held, held + ids.shape[1])[None] - torch.tensor(firsts)[:, None]  # (B, T)
+            arguments["position_ids"] = places.clamp_min(0)
+        return self._model(**arguments)
+
+    def _suits(self, ids: Tensor, cache: object, arguments: dict[str, Any]) -> bool:
+        known = {"input_ids", "attention_mask", "past_key_values", "use_cache", "logits_to_keep"}
+        if not (arguments.keys() <= known and ids.device.type == "cpu" and isinstance(cache, Cache)):
+            return False
+        if not 0 < ids.numel() <= steps.MOST_ROWS or not isinstance(arguments.get("logits_to_keep"), int):
+            return False
+        if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or cache.offloading:
+            return False
+        kinds = {type(layer) for layer in cache.layers} or {cache.layer_class_to_replicate}
+        lengths = {layer.get_seq_length() for layer in cache.layers}
+        return kinds in ({GrowingLayer}, {Int8Layer}) and len(lengths) <= 1 and self._fits(ids, cache)
+
+    def _fits(self, ids: Tensor, cache: Cache) -> bool:
+        """Whether the cache is empty, or holds keys of this model and batch."""
+        if not cache.layers:
+            return True
+        buffers = cache.layers[0].buffers
+        num_layers, config = len(self._layers), self._model.config
+        shape = (len(ids), config.num_attention_heads, config.head_dim)
+        return len(cache.layers) == num_layers and (
+            buffers is None or (*buffers[0][0].shape[:2], buffers[0][0].shape[-1]) == shape
+        )
+
+    def _step(self, ids: Tensor, firsts: list[int], held: int, cache: Cache, logits_to_keep: int) -> Tensor:
+        """The logits (B, T or fewer, V) of new tokens (B, T)."""
+        batch, num_new = ids.shape
+        decoder = self._model.model
+        caches = self._buffers(cache, batch, num_new)
+        num_kept = min(logits_to_keep or num_new, num_new)
+        sequence: list[int] = []
+        place: list[int] = []
+        first: list[int] = []
+        wanted: list[int] = []
+        for row in range(batch):
+            start = min(max(firsts[row] - held, 0), num_new)
+            if start:  # padding is not computed; nobody sees it, but it must be numbers
+                for layer in caches:
+                    for part in (*layer[0], *layer[1]):
+                        part[row, :, held : held + start] = 0
+            for new in range(start, num_new):
+                if new >= num_new - num_kept:
+                    wanted.append(len(place))
+                sequence.append(row)
+                place.append(held + new)
+                first.append(firsts[row])
+        known = (
+            ids if len(place) == ids.numel() else torch.cat([ids[row, -sequence.count(row) :] for row in range(batch)])
+        )
+        embeddings = decoder.embed_tokens(known.reshape(-1))  # (M, C)
+        rotation = None
+        if decoder.rotary_emb is not None:
+            positions = torch.tensor([[at - begin for at, begin in zip(place, first, strict=True)]])
+            cosine, sine = decoder.rotary_emb(embeddings, positions)  # (1, 1, M, D) each
+            rotation = (cosine[0, 0].contiguous(), sine[0, 0].contiguous())
+        step = self._step_for(type(cache.layers[0]))
+        rows = Rows(sequence, place, first, wanted)
+        logits = step.step(embeddings, rotation, rows, caches, self._head_weight())
+        for layer in cache.layers:
+            layer.advance(num_new)
+        return logits.view(batch, num_kept, -1)
+
+    def _buffers(self, cache: Cache, batch: int, num_new: int) -> list[Any]:
+        """The buffers of each layer, with room for the new tokens."""
+        config = self._model.config
+        while len(cache.layers) < len(self._layers):
+            cache.layers.append(cache.layer_class_to_replicate())
+        like = torch.empty(batch, config.num_attention_heads, 0, config.head_dim, dtype=self._dtype)
+        for layer in cache.layers:
+            layer.reserve(num_new, like)
+        return [layer.buffers for layer in cache.layers]
+
+    def _step_for(self, kind: type[GrowingLayer]) -> StepModel:
+        """The model for caches of that kind."""
+        if kind not in self._steps:
+            decoder = self._model.model
+            self._steps[kind] = StepModel(
+                self._layers,
+                _numbers(decoder.norm.weight, self._dtype),
+                slopes=None if decoder.alibi is None else decoder.alibi.slopes,
+                num_heads=self._model.config.num_attention_heads,
+                epsilon=decoder.norm.eps,
+                is_int8_cache=kind is Int8Layer,
+            )
+        return self._steps[kind]
+
+    def _head_weight(self) -> StoredWeight:
+        """The head as it is now: a normalised one finds out by itself whether its weight was changed."""
+        head = self._model.lm_head
+        if not isinstance(head, NormHead):
+            assert self._head is not None
+            return self._head
+        weight = head.normalized_weight()
+        if self._head is None or self._head.parts[0] is not weight:
+            self._head = steps.plain_weight(weight)
+        return self._head
+
+
+def _is_plain(model: BaichuanForCausalLM) -> bool:
+    """Whether the model is on the processor, set to answer, and made of modules as this package has them."""
+    config = model.config
+    if not steps.is_available() or instructions() in (None, INSTRUCTIONS[0]) or model.training:
+        return False
+    if config._attn_implementation != "sdpa" or config.output_attentions or config.output_hidden_states:
+        return False
+    if config.position_embedding == "alibi" and config.alibi_numerics == "official":
+        return False
+    if not getattr(config, "return_dict", True):
+        return False
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return False
+    for module in model.modules():
+        if type(module) not in KNOWN or "forward" in vars(module):
+            return False
+        if any(getattr(module, hooks) for hooks in HOOKS):
+            return False
+    return bool(model.device.type == "cpu")
+
+
+def _layer_weights(layer: Any, dtype: torch.dtype) -> LayerWeights:
+    attention, mlp = layer.self_attn, layer.mlp
+    return LayerWeights(
+        packed=_stored(attention.W_pack, dtype),
+        output=_stored(attention.o_proj, dtype),
+        gate=_stored(mlp.gate_proj, dtype),
+        up=_stored(mlp.up_proj, dtype),
+        down=_stored(mlp.down_proj, dtype),
+        input_norm=_numbers(layer.input_layernorm.weight, dtype),
+        middle_norm=_numbers(layer.post_attention_layernorm.weight, dtype),
+    )
+
+
+def _numbers(values: Tensor, dtype: torch.dtype) -> Tensor:
+    if values.dtype != dtype:
+        raise ValueError(f"numbers are {values.dtype}, not {dtype}")
+    return values.detach()
+
+
+def _stored(layer: nn.Module, dtype: torch.dtype) -> StoredWeight:
+    """The weight of a linear layer; ValueError where a step would compute something else than the layer."""
+    if type(layer) is Int4Linear:
+        return steps.int4_weight(
+            layer.weight_codes, layer.weight_scales, layer.codebook, layer.group_size, layer.in_features
+        )
+    if type(layer) is Int8Linear:
+        return steps.int8_weight(layer.weight_codes, layer.weight_scales, layer.group_size)
+    if type(layer) is NF4Linear and layer.weight_dtype == dtype and not layer.as_released:
+        stored = layer.stored()
+        nested = None
+        if stored.offset is not None and stored.nested_absmax is not None and stored.nested_code is not None:
+            nested = (stored.offset, stored.nested_absmax, stored.nested_code)
+        return steps.nf4_weight(stored.codes, stored.code, stored.absmax, nested, stored.shape)
+    if type(layer) is nn.Linear and getattr(layer, "bias", None) is None:
+        return steps.plain_weight(_numbers(layer.weight, dtype))
+    raise ValueError(f"no steps with {type(layer).__name__}")
+
+
+def _wants_padding(firsts: list[int], held: int, arguments: dict[str, Any]) -> bool:
+    """Whether logits are asked for of places that hold nothing but padding."""
+    num_new, num_kept = arguments["input_ids"].shape[1], int(arguments["logits_to_keep"])
+    return bool(max(firsts) > held + num_new - (min(num_kept, num_new) or num_new))
+
+
+def _first_places(mask: Tensor | None, batch: int, num_keys: int) -> list[int] | None:
+    """The first place that each input may see, where the mask (B, S) hides nothing but padding on the left; else None.
+
+    Without a mask nothing is hidden.
+    """
+    if mask is None:
+        return [0] * batch
+    if mask.dim() != 2 or mask.shape[1] != num_keys:
+        return None
+    is_text = mask != 0
+    firsts = (~is_text).sum(dim=1)  # (B,)
+    is_padded_left = torch.equal(is_text, torch.arange(num_keys) >= firsts[:, None])
+    return firsts.tolist() if is_padded_left and bool((mask <= 1).all()) else None

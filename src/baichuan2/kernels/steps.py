@@ -1,0 +1,400 @@
+"""A decoding step in one call of C: all decoder layers, the final norm and the head for up to 64 new tokens.
+
+Weights are read where they lie; a `StepModel` keeps them alive, and room to compute in. What is handed over is checked
+here, as C trusts it. Knows tensors, no modules: `engine.processor` takes a model apart.
+"""
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baichuan2.kernels import products
+from baichuan2.kernels.library import limit, opened
+
+__all__ = [
+    "MOST_ROWS",
+    "LayerWeights",
+    "Rows",
+    "StepModel",
+    "StoredWeight",
+    "int4_weight",
+    "int8_weight",
+    "is_available",
+    "nf4_weight",
+    "plain_weight",
+]
+
+MOST_ROWS = 64
+NUMBERS = {torch.bfloat16: 1, torch.float16: 2}
+NUMBER_FORMATS = {torch.bfloat16: 3, torch.float16: 4}
+CACHE_NUMBERS, CACHE_INT8 = 0, 1
+MOST_HEAD_DIM = 256
+ALIGNMENT = 64
+
+
+class Weight(ctypes.Structure):
+    """Mirror of `Weight` in native/rows.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("codes", "scales", "levels", "nested_levels", "nested_scales")),
+        *((name, c_int64) for name in ("num_outputs", "num_inputs", "group_size")),
+        ("offset", c_float),
+        ("format", c_int32),
+        ("scale_kind", c_int32),
+    )
+
+
+class _Layer(ctypes.Structure):
+    """Mirror of `StepLayer` in native/step.h."""
+
+    _fields_ = (
+        *((name, Weight) for name in ("packed", "output", "gate", "up", "down")),
+        ("input_norm", c_void_p),
+        ("middle_norm", c_void_p),
+    )
+
+
+class _Model(ctypes.Structure):
+    """Mirror of `StepModel` in native/step.h."""
+
+    _fields_ = (
+        ("layers", c_void_p),
+        ("head", Weight),
+        ("final_norm", c_void_p),
+        ("slopes", c_void_p),
+        *((name, c_int64) for name in ("num_layers", "hidden_size", "num_heads", "head_dim", "inner_size")),
+        ("epsilon", c_float),
+        ("scaling", c_float),
+        ("number", c_int32),
+        ("cache_kind", c_int32),
+    )
+
+
+class _Cache(ctypes.Structure):
+    """Mirror of `StepCache` in native/step.h."""
+
+    _fields_ = tuple((name, c_void_p) for name in ("keys", "values", "key_scales", "value_scales"))
+
+
+class _Rows(ctypes.Structure):
+    """Mirror of `StepRows` in native/step.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("caches", "embeddings", "cosine", "sine")),
+        *((name, c_void_p) for name in ("sequence", "place", "first", "wanted", "logits", "scratch")),
+        *((name, c_int64) for name in ("num_rows", "num_wanted", "capacity")),
+    )
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A weight (N, K) for C; `parts` are the tensors that it points into, or whatever else must stay alive."""
+
+    structure: Weight
+    parts: tuple[Any, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        return self.structure.num_outputs, self.structure.num_inputs
+
+    @property
+    def kind(self) -> tuple[int, int, int]:
+        """What inputs are prepared for: weights of one kind can share them."""
+        return self.structure.format, self.structure.group_size, self.structure.scale_kind
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One decoder layer; the norms' weights are (C,)."""
+
+    packed: StoredWeight
+    output: StoredWeight
+    gate: StoredWeight
+    up: StoredWeight
+    down: StoredWeight
+    input_norm: Tensor
+    middle_norm: Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The new tokens, those of a sequence one after another: lists of one number for each.
+
+    `sequence`: the row of the cache; `place`: where in it; `first`: the first place that the token sees, the same for
+    all of a sequence. `wanted`: which tokens get logits.
+    """
+
+    sequence: Sequence[int]
+    place: Sequence[int]
+    first: Sequence[int]
+    wanted: Sequence[int]
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    library = opened().library
+    if library is None:
+        return None
+    try:
+        sizes = sum(map(ctypes.sizeof, (_Model, _Layer, _Rows, _Cache)))
+        library.baichuan2_step_size.restype = library.baichuan2_weight_size.restype = c_int64
+        if library.baichuan2_step_size() != sizes or library.baichuan2_weight_size() != ctypes.sizeof(Weight):
+            return None
+        library.baichuan2_step_room.restype = c_int64
+        library.baichuan2_step_room.argtypes = (POINTER(_Model), c_int64, c_int64, ctypes.c_int)
+        library.baichuan2_step.argtypes = (POINTER(_Model), POINTER(_Rows), ctypes.c_int, ctypes.c_int)
+    except AttributeError:  # of another version
+        return None
+    return library
+
+
+def is_available() -> bool:
+    """Whether there are steps in C here."""
+    return _library() is not None
+
+
+def plain_weight(weight: Tensor) -> StoredWeight:
+    """A weight (N, K) of bfloat16 or float16 numbers."""
+    _check(weight, weight.shape, (torch.bfloat16, torch.float16))
+    rows, width = weight.shape
+    return StoredWeight(
+        Weight(codes=weight.data_ptr(), num_outputs=rows, num_inputs=width, format=NUMBER_FORMATS[weight.dtype]),
+        (weight,),
+    )
+
+
+def int4_weight(codes: Tensor, scales: Tensor, codebook: Sequence[int], group_size: int, width: int) -> StoredWeight:
+    """The parts of an `Int4Tensor` (N, K = `width`)."""
+    rows = codes.shape[0]
+    _check(codes, (rows, -(-width // 64) * 32), (torch.uint8,))
+    _check(scales, (rows, -(-width // group_size)), (torch.float16,))
+    levels = (c_float * 16)(*(value / 128 for value in codebook))
+    structure = Weight(
+        codes=codes.data_ptr(),
+        scales=scales.data_ptr(),
+        levels=ctypes.addressof(levels),
+        num_outputs=rows,
+        num_inputs=width,
+        group_size=group_size,
+        format=products.FORMATS["int4"],
+        scale_kind=products.SCALES_FLOAT16,
+    )
+    return StoredWeight(structure, (codes, scales, levels))
+
+
+def int8_weight(codes: Tensor, scales: Tensor, group_size: int) -> StoredWeight:
+    """The parts of an `Int8Tensor` (N, K)."""
+    rows, width = codes.shape
+    _check(codes, (rows, width), (torch.int8,))
+    _check(scales, (rows, -(-width // group_size) if group_size else 1), (torch.float16,))
+    structure = Weight(
+        codes=codes.data_ptr(),
+        scales=scales.data_ptr(),
+        num_outputs=rows,
+        num_inputs=width,
+        group_size=group_size,
+        format=products.FORMATS["int8"],
+        scale_kind=products.SCALES_FLOAT16,
+    )
+    return StoredWeight(structure, (codes, scales))
+
+
+def nf4_weight(
+    codes: Tensor,
+    code: Tensor,
+    absmax: Tensor,
+    nested: tuple[Tensor, Tensor, Tensor] | None,
+    shape: tuple[int, int],
+) -> StoredWeight:
+    """The parts of an `NF4Tensor` (N, K), K a multiple of 64; `nested`: offset, nested_absmax and nested_code."""
+    rows, width = shape
+    num_blocks = rows * width // 64
+    if width % 64:
+        raise ValueError(f"rows of NF4 weights are whole blocks of 64, got {width}")
+    _check(codes, (rows * width // 2,), (torch.uint8,))
+    _check(code, (16,), (torch.float32,))
+    _check(absmax, (num_blocks,), (torch.float32,) if nested is None else (torch.uint8,))
+    structure = Weight(
+        codes=codes.data_ptr(),
+        scales=absmax.data_ptr(),
+        levels=code.data_ptr(),
+        num_outputs=rows,
+        num_inputs=width,
+        group_size=64,
+        format=products.FORMATS["nf4"],
+        scale_kind=products.SCALES_FLOAT32,
+    )
+    if nested is not None:
+        offset, nested_absmax, nested_code = nested
+        _check(nested_absmax, (-(-num_blocks // 256),), (torch.float32,))
+        _check(nested_code, (256,), (torch.float32,))
+        structure.scale_kind = products.SCALES_DOUBLE
+        structure.nested_levels, structure.nested_scales = nested_code.data_ptr(), nested_absmax.data_ptr()
+        structure.offset = offset.item()
+    return StoredWeight(structure, (codes, code, absmax, nested))
+
+
+class StepModel:
+    """A model whose steps C computes; not for two threads of Python at once, as they would share its room."""
+
+    def __init__(
+        self,
+        layers: Sequence[LayerWeights],
+        final_norm: Tensor,
+        *,
+        slopes: Tensor | None,
+        num_heads: int,
+        epsilon: float,
+        is_int8_cache: bool,
+    ) -> None:
+        """`final_norm` (C,) tells the number format; `slopes` (H,): position by ALiBi, None: by rotation."""
+        self.dtype = final_norm.dtype
+        hidden = final_norm.shape[0]
+        inner = layers[0].gate.shape[0]
+        head_dim = hidden // num_heads
+        if self.dtype not in NUMBERS or head_dim % 16 or head_dim > MOST_HEAD_DIM or head_dim * num_heads != hidden:
+            raise ValueError(f"no steps for {self.dtype} and {num_heads} heads of a width of {hidden}")
+        for layer in layers:
+            _check_layer(layer, hidden, inner, self.dtype)
+        _check(final_norm, (hidden,), (self.dtype,))
+        if slopes is not None:
+            _check(slopes, (num_heads,), (torch.float32,))
+        structures = [
+            _Layer(
+                **{name: getattr(layer, name).structure for name in ("packed", "output", "gate", "up", "down")},
+                input_norm=layer.input_norm.data_ptr(),
+                middle_norm=layer.middle_norm.data_ptr(),
+            )
+            for layer in layers
+        ]
+        array = (_Layer * len(layers))(*structures)
+        self._kept_alive = (layers, final_norm, slopes, array)
+        self._head: StoredWeight | None = None
+        self._room = torch.empty(0, dtype=torch.uint8)
+        self._structure = _Model(
+            layers=ctypes.addressof(array),
+            final_norm=final_norm.data_ptr(),
+            slopes=None if slopes is None else slopes.data_ptr(),
+            num_layers=len(layers),
+            hidden_size=hidden,
+            num_heads=num_heads,
+            head_dim=head_dim,
+            inner_size=inner,
+            epsilon=epsilon,
+            scaling=head_dim**-0.5,
+            number=NUMBERS[self.dtype],
+            cache_kind=CACHE_INT8 if is_int8_cache else CACHE_NUMBERS,
+        )
+
+    def step(
+        self,
+        embeddings: Tensor,
+        rotation: tuple[Tensor, Tensor] | None,
+        rows: Rows,
+        caches: Sequence[Sequence[Sequence[Tensor]]],
+        head: StoredWeight,
+    ) -> Tensor:
+        """The logits of the rows wanted, (wanted, V); keys and values of all rows are written to `caches`.
+
+        `embeddings` (M, C); `rotation`: cosines and sines, (M, D) float32 each; `caches`: for each layer the parts of
+        keys and those of values, (B, H, capacity, ...), see `engine.cache`; `head` (V, C).
+        """
+        library = _library()
+        assert library is not None
+        structure, num_rows = self._structure, len(rows.place)
+        capacity = self._check_rows(rows, caches, head)
+        _check(embeddings, (num_rows, structure.hidden_size), (self.dtype,))
+        for angles in rotation or ():
+            _check(angles, (num_rows, structure.head_dim), (torch.float32,))
+        threads = torch.get_num_threads()
+        structure.head = head.structure
+        needed = library.baichuan2_step_room(structure, num_rows, capacity, threads)
+        if self._room.numel() < needed + ALIGNMENT:
+            self._room = torch.empty(needed + ALIGNMENT, dtype=torch.uint8)
+        scratch = -(-self._room.data_ptr() // ALIGNMENT) * ALIGNMENT
+        logits = torch.empty(len(rows.wanted), structure.head.num_outputs, dtype=self.dtype)
+        pointers = [_Cache(*(part.data_ptr() for part in _in_order(layer))) for layer in caches]
+        arrays = [
+            (c_int64 * len(numbers))(*numbers) for numbers in (rows.sequence, rows.place, rows.first, rows.wanted)
+        ]
+        sequence, place, first, wanted = map(ctypes.addressof, arrays)
+        array = (_Cache * len(pointers))(*pointers)
+        described = _Rows(
+            caches=ctypes.addressof(array),
+            embeddings=embeddings.data_ptr(),
+            cosine=None if rotation is None else rotation[0].data_ptr(),
+            sine=None if rotation is None else rotation[1].data_ptr(),
+            sequence=sequence,
+            place=place,
+            first=first,
+            wanted=wanted,
+            logits=logits.data_ptr(),
+            scratch=scratch,
+            num_rows=num_rows,
+            num_wanted=len(rows.wanted),
+            capacity=capacity,
+        )
+        library.baichuan2_step(structure, described, limit(len(products.INSTRUCTIONS) - 1), threads)
+        return logits
+
+    def _check_rows(self, rows: Rows, caches: Sequence[Sequence[Sequence[Tensor]]], head: StoredWeight) -> int:
+        """The capacity of the caches, all of which have room for the rows."""
+        structure, num_rows = self._structure, len(rows.place)
+        keys = caches[0][0][0]
+        batch, heads, capacity, head_dim = keys.shape
+        is_right = 0 < num_rows <= MOST_ROWS and num_rows == len(rows.sequence) == len(rows.first)
+        is_right = is_right and 0 < len(rows.wanted) <= num_rows
+        is_right = is_right and len(caches) == structure.num_layers and head.shape[1] == structure.hidden_size
+        is_right = is_right and (heads, head_dim) == (structure.num_heads, structure.head_dim)
+        if not is_right:
+            raise ValueError("the rows or the caches of a step do not fit the model")
+        for sequence, place, first in zip(rows.sequence, rows.place, rows.first, strict=True):
+            if not (0 <= sequence < batch and 0 <= first <= place < capacity):
+                raise ValueError(f"a token at place {place} of {sequence} is outside of a cache {tuple(keys.shape)}")
+        for row in range(1, num_rows):
+            is_same = rows.sequence[row] == rows.sequence[row - 1]
+            if is_same and (rows.first[row] != rows.first[row - 1] or rows.place[row] <= rows.place[row - 1]):
+                raise ValueError("tokens of a sequence see the same first place and stand in order")
+        if not all(0 <= row < num_rows for row in rows.wanted):
+            raise ValueError("logits are wanted of rows that there are not")
+        is_int8 = structure.cache_kind == CACHE_INT8
+        for layer in caches:
+            for parts in layer:
+                _check(parts[0], keys.shape, (torch.int8 if is_int8 else self.dtype,))
+                if is_int8:
+                    _check(parts[1], (*keys.shape[:3], 1), (torch.float32,))
+        return capacity
+
+
+def _in_order(layer: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Keys, values, and the scales of both where there are any."""
+    return [part for parts in zip(*layer, strict=True) for part in parts]
+
+
+def _check_layer(layer: LayerWeights, hidden: int, inner: int, dtype: torch.dtype) -> None:
+    shapes = {"packed": (3 * hidden, hidden), "output": (hidden, hidden), "down": (hidden, inner)}
+    shapes |= {"gate": (inner, hidden), "up": (inner, hidden)}
+    for name, shape in shapes.items():
+        if getattr(layer, name).shape != shape:
+            raise ValueError(f"{name} must be {shape}, got {getattr(layer, name).shape}")
+    if layer.gate.kind != layer.up.kind:
+        raise ValueError("gate and up must be stored in one format")
+    for norm in (layer.input_norm, layer.middle_norm):
+        _check(norm, (hidden,), (dtype,))
+
+
+def _check(tensor: Tensor, shape: Sequence[int], dtypes: Sequence[torch.dtype]) -> None:
+    """Refuses what C would read wrongly or beyond."""
+    is_right = tuple(tensor.shape) == tuple(shape) and tensor.dtype in dtypes and tensor.is_contiguous()
+    if not is_right or tensor.device.type != "cpu":
+        raise ValueError(
+            f"expected {tuple(shape)} in {', '.join(map(str, dtypes))} on the processor, got {tuple(tensor.shape)} in "
+            f"{tensor.dtype} on {tensor.device}"
+        )
