@@ -18,6 +18,7 @@ from torch import Tensor
 
 from baichuan2.engine.cache import new_cache
 from baichuan2.engine.lookup import Drafter
+from baichuan2.engine.processor import processor_model
 from baichuan2.engine.sampling import Sampling, choose, new_generator
 from baichuan2.engine.stopping import FinishReason
 from baichuan2.errors import BaichuanError, ContextLengthError, GenerationError, SettingsError, TokenizerError
@@ -184,7 +185,8 @@ class _Continuation:
             _check_prompt(model, prompt)
         context = _context_length(model)
         self.limits = [int(min(sampling.max_new_tokens, context - len(prompt))) for prompt in prompts]
-        self._model = model
+        model = processor_model(model)
+        self._model: LanguageModel = model
         self._sampling = sampling
         self._cache = new_cache()
         self._num_cached = 0

@@ -15,7 +15,6 @@ from transformers.cache_utils import Cache
 from baichuan2.engine.cache import GrowingLayer
 from baichuan2.engine.quantized_cache import Int8Layer
 from baichuan2.kernels import steps
-from baichuan2.kernels.products import INSTRUCTIONS, instructions
 from baichuan2.kernels.steps import LayerWeights, Rows, StepModel, StoredWeight
 from baichuan2.model.alibi import BaichuanAlibi
 from baichuan2.model.modeling_baichuan import (
@@ -207,7 +206,7 @@ class ProcessorModel:
 def _is_plain(model: BaichuanForCausalLM) -> bool:
     """Whether the model is on the processor, set to answer, and made of modules as this package has them."""
     config = model.config
-    if not steps.is_available() or instructions() in (None, INSTRUCTIONS[0]) or model.training:
+    if not steps.is_fast() or model.training:
         return False
     if config._attn_implementation != "sdpa" or config.output_attentions or config.output_hidden_states:
         return False

@@ -26,6 +26,7 @@ __all__ = [
     "int4_weight",
     "int8_weight",
     "is_available",
+    "is_fast",
     "nf4_weight",
     "plain_weight",
 ]
@@ -158,6 +159,13 @@ def _library() -> ctypes.CDLL | None:
 def is_available() -> bool:
     """Whether there are steps in C here."""
     return _library() is not None
+
+
+@functools.cache
+def is_fast() -> bool:
+    """Whether a step beats the model's own passes: with products of few rows on the matrix unit."""
+    has_tiles = _library() is not None and hasattr(_library(), "rows_kernel_amx")
+    return has_tiles and products.instructions() == products.INSTRUCTIONS[-1]
 
 
 def plain_weight(weight: Tensor) -> StoredWeight:

@@ -1,0 +1,178 @@
+"""Steps in C against the modules they stand for: close logits, the same bits however rows are put together."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from baichuan2.checkpoints.load import load_model
+from baichuan2.engine.cache import GrowingLayer, new_cache
+from baichuan2.engine.processor import ProcessorModel, processor_model
+from baichuan2.engine.quantized_cache import Int8Layer
+from baichuan2.kernels import steps
+from baichuan2.kernels.products import INSTRUCTIONS, instructions
+from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
+from baichuan2.settings import LoadSettings
+from tests.tiny import SIZES, Size, left_padded, random_ids, tiny_model
+
+pytestmark = pytest.mark.skipif(
+    not steps.is_available() or instructions() == INSTRUCTIONS[0], reason="no kernels of our own here"
+)
+
+DTYPES = [torch.bfloat16, torch.float16]
+# A rounding that falls the other way is half a unit of the number, and two layers of a random model carry it on:
+# logits reach 5, whose unit is 2^-5 in bfloat16 and 2^-8 in float16; four units are allowed
+TOLERANCES = {torch.bfloat16: 2**-3, torch.float16: 2**-6}
+# a code of 8 bits that falls the other way moves a key by 1/127 of its greatest number: as much as bfloat16's unit
+TOLERANCE_OF_CODES = TOLERANCES[torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def steps_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow steps too: they are as right."""
+    monkeypatch.setattr(steps, "is_fast", lambda: True)
+
+
+@pytest.fixture(autouse=True)
+def restored_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def model_of(size: Size, dtype: torch.dtype = torch.bfloat16, **changes: Any) -> BaichuanForCausalLM:
+    model: BaichuanForCausalLM = tiny_model(size, **changes).to(dtype)
+    return model
+
+
+def in_steps(
+    model: Any, ids: Tensor, parts: list[int], kind: type[GrowingLayer] = GrowingLayer, mask: Tensor | None = None
+) -> tuple[Tensor, Any]:
+    """All logits of `ids` given in `parts` tokens at a time, and the cache."""
+    cache, logits, stop = new_cache(kind), [], 0
+    with torch.inference_mode():
+        for part in parts:
+            start, stop = stop, stop + part
+            seen = None if mask is None else mask[:, :stop]
+            output = model(
+                input_ids=ids[:, start:stop],
+                attention_mask=seen,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1 if mask is not None else 0,
+            )
+            logits.append(output.logits)
+    return torch.cat(logits, dim=1), cache
+
+
+@pytest.mark.parametrize("kind", [GrowingLayer, Int8Layer])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_logits_are_those_of_the_modules(size: Size, dtype: torch.dtype, kind: type[GrowingLayer]) -> None:
+    model = model_of(size, dtype)
+    step = processor_model(model)
+    assert isinstance(step, ProcessorModel)
+    ids = random_ids(1, 40)
+    wanted, wanted_cache = in_steps(model, ids, [40], kind)
+    found, cache = in_steps(step, ids, [25, 1, 14], kind)
+    assert found.dtype == dtype
+    tolerance = TOLERANCE_OF_CODES if kind is Int8Layer else TOLERANCES[dtype]
+    assert (found.float() - wanted.float()).abs().max() <= tolerance
+    assert cache.get_seq_length() == 40
+    first, wanted_first = cache.layers[0], wanted_cache.layers[0]
+    assert torch.allclose(first.keys.float(), wanted_first.keys.float(), atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [GrowingLayer, Int8Layer])
+@pytest.mark.parametrize("size", SIZES)
+def test_several_tokens_at_once_are_the_same_bits(size: Size, kind: type[GrowingLayer]) -> None:
+    step, ids = processor_model(model_of(size)), random_ids(1, 30)
+    alone, alone_cache = in_steps(step, ids, [1] * 30, kind)
+    for parts in ([30], [7, 1, 16, 6]):
+        found, cache = in_steps(step, ids, parts, kind)
+        assert torch.equal(found, alone)
+        assert torch.equal(cache.layers[1].values, alone_cache.layers[1].values)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("size", SIZES)
+def test_threads_make_no_difference(size: Size, threads: int) -> None:
+    """Two or more threads share attention by blocks here, as there are few heads."""
+    step, ids = processor_model(model_of(size)), random_ids(1, 300)
+    parts = [60] * 5
+    one, _ = in_steps(step, ids, parts)
+    torch.set_num_threads(threads)
+    many, _ = in_steps(step, ids, parts)
+    assert torch.equal(one, many)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_padded_rows_are_those_alone(size: Size) -> None:
+    step = processor_model(model_of(size))
+    prompts = [random_ids(1, length, seed=length)[0].tolist() for length in (9, 3, 12)]
+    ids, mask = left_padded(prompts)
+    together, _ = in_steps(step, ids, [12], mask=mask)
+    for row, prompt in enumerate(prompts):
+        alone, _ = in_steps(step, torch.tensor([prompt]), [len(prompt)])
+        assert torch.equal(together[row, -1], alone[0, -1])
+
+
+@pytest.mark.parametrize(("hidden", "heads"), [(64, 4), (128, 2), (256, 2), (96, 2)])
+def test_sizes_of_heads_and_more_than_one_block_of_keys(hidden: int, heads: int) -> None:
+    changes = {"hidden_size": hidden, "num_attention_heads": heads, "max_position_embeddings": 512}
+    model = model_of("7b", **changes)
+    step, ids = processor_model(model), random_ids(1, 280)
+    assert isinstance(step, ProcessorModel)
+    wanted, _ = in_steps(model, ids, [280])
+    found, _ = in_steps(step, ids, [60, 60, 60, 60, 40])
+    assert (found.float() - wanted.float()).abs().max() <= TOLERANCES[torch.bfloat16]
+
+
+def test_tokens_can_be_taken_back() -> None:
+    step, ids = processor_model(model_of("7b")), random_ids(1, 12)
+    wanted, _ = in_steps(step, ids, [12])
+    _, cache = in_steps(step, torch.cat((ids[:, :8], ids[:, :3]), dim=1), [11])
+    cache.crop(-3)
+    with torch.inference_mode():
+        rest = {"attention_mask": None, "past_key_values": cache, "use_cache": True, "logits_to_keep": 0}
+        found = step(input_ids=ids[:, 8:], **rest).logits
+    assert torch.equal(found, wanted[:, 8:])
+
+
+def test_models_with_additions_go_their_own_way() -> None:
+    model = model_of("7b")
+    handle = model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    assert processor_model(model) is model
+    handle.remove()
+    assert processor_model(model) is not model
+    assert processor_model(model.train()) is model
+    wide = tiny_model("7b")
+    assert processor_model(wide) is wide
+    fake = object()
+    assert processor_model(fake) is fake
+
+
+@pytest.mark.parametrize("scheme", ["none", "int8", "int4"])
+def test_greedy_text_of_the_demo_model(scheme: Literal["none", "int8", "int4"]) -> None:
+    """Where the texts part, the two tokens tie within the rounding of the logits."""
+    loaded = load_model("demo-chat", LoadSettings(quantize=scheme, dtype="bfloat16"))
+    model, step = loaded.model, processor_model(loaded.model)
+    assert isinstance(step, ProcessorModel)
+    for text in ("你好，请介绍一下你自己。", "Why is the sky blue?", "写一首关于春天的诗。", "1+1等于几？"):
+        ids = torch.tensor([[195, *loaded.tokenizer.encode(text), 196]])
+        caches = (new_cache(), new_cache())
+        for _ in range(40):
+            with torch.inference_mode():
+                wanted, found = (
+                    way(input_ids=ids, attention_mask=None, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                    .logits[0, -1]
+                    .float()
+                    for way, cache in zip((model, step), caches, strict=True)
+                )
+            best = int(wanted.argmax())
+            unit = 2.0**-7 * wanted[best].abs().item()
+            assert wanted[best] - wanted[int(found.argmax())] <= 4 * unit
+            ids = torch.tensor([[best]])
