@@ -127,6 +127,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # the framework is unty
 
     @keys.setter
     def keys(self, states: Tensor | None) -> None:
+        """Other keys in the place of all."""
         self._replace(0, states)
 
     @property
@@ -136,6 +137,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # the framework is unty
 
     @values.setter
     def values(self, states: Tensor | None) -> None:
+        """Other values in the place of all."""
         self._replace(1, states)
 
 
