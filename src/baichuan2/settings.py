@@ -295,7 +295,7 @@ class SamplingSettings:
     draft_tokens: int | None = setting(
         None,
         "at most so many next tokens guessed from prompt and reply, and checked in one pass: the same reply, sooner "
-        "where text is copied; 0: none; not given: where it pays, with this package's kernels; a number: always, though "
+        "where text is copied; 0: none; not given: where it pays, with this package's kernels; a number: always, but "
         "other kernels round several tokens differently than one, which can tip a choice in 16 bits",
         minimum=0,
         maximum=63,
