@@ -194,8 +194,10 @@ def write(folder: Path, rows: Sequence[Row], facts: dict[str, Any], details: dic
     target = folder / f"cpu_{name}_{facts['date']}"
     target.with_name(target.name + ".md").write_text(page(rows, facts), encoding="utf-8")
     listed = [{**dataclasses.asdict(row), "is_met": row.is_met} for row in rows]
-    report = json.dumps({**facts, "rows": listed, "details": details}, ensure_ascii=False, indent=1)
-    target.with_name(target.name + ".json").write_text(report.replace("NaN", "null") + "\n", encoding="utf-8")
+    # what was not measured is NaN, which JSON has no word for
+    known = json.loads(json.dumps({**facts, "rows": listed, "details": details}), parse_constant=lambda _: None)
+    report = json.dumps(known, ensure_ascii=False, indent=1) + "\n"
+    target.with_name(target.name + ".json").write_text(report, encoding="utf-8")
     return target
 
 

@@ -130,7 +130,7 @@ class LoadSettings:
     device: str = setting("auto", "where to run: auto, cpu, cuda, cuda:1, npu, xpu, mps", metavar="DEVICE")
     quantize: Literal["none", "int8", "int4"] = setting(
         "none",
-        "weights in 8 or 4 bits in memory, made while loading: 2 (int8) or 13 minutes (int4) of one core for 7B; "
+        "weights in 8 or 4 bits in memory, made while loading: 1 (int8) or 9 minutes (int4) of one core for 7B; "
         "on an accelerator by bitsandbytes; what baichuan2 quantize writes once loads in seconds and is more "
         "exact",
     )
@@ -295,8 +295,8 @@ class SamplingSettings:
     draft_tokens: int | None = setting(
         None,
         "at most so many next tokens guessed from prompt and reply, and checked in one pass: the same reply, sooner "
-        "where text is copied; 0: none; not given: where it pays, with this package's kernels; a number: always, but "
-        "other kernels round several tokens differently than one, which can tip a choice in 16 bits",
+        "where text is copied; 0: none; not given: none as yet; several tokens are rounded differently than one, which "
+        "can tip a close choice in 16 bits",
         minimum=0,
         maximum=63,
         metavar="N",

@@ -25,8 +25,10 @@ DTYPES = [torch.bfloat16, torch.float16]
 # A rounding that falls the other way is half a unit of the number, and two layers of a random model carry it on:
 # logits reach 5, whose unit is 2^-5 in bfloat16 and 2^-8 in float16; four units are allowed
 TOLERANCES = {torch.bfloat16: 2**-3, torch.float16: 2**-6}
-# a code of 8 bits that falls the other way moves a key by 1/127 of its greatest number: as much as bfloat16's unit
-TOLERANCE_OF_CODES = TOLERANCES[torch.bfloat16]
+# a code of 8 bits that falls the other way moves a number by 1/127 of the largest; measured: 0.03 on the logits in
+# float16, where the codes themselves cost 0.07 to 0.1
+TOLERANCES_OF_CODES = {torch.bfloat16: 2**-3, torch.float16: 2**-5}
+LEAST_CODE = 5 / 127
 
 
 @pytest.fixture(autouse=True)
@@ -79,11 +81,14 @@ def test_logits_are_those_of_the_modules(size: Size, dtype: torch.dtype, kind: t
     wanted, wanted_cache = in_steps(model, ids, [40], kind)
     found, cache = in_steps(step, ids, [25, 1, 14], kind)
     assert found.dtype == dtype
-    tolerance = TOLERANCE_OF_CODES if kind is Int8Layer else TOLERANCES[dtype]
+    is_coded = kind is Int8Layer
+    tolerance = (TOLERANCES_OF_CODES if is_coded else TOLERANCES)[dtype]
     assert (found.float() - wanted.float()).abs().max() <= tolerance
     assert cache.get_seq_length() == 40
     first, wanted_first = cache.layers[0], wanted_cache.layers[0]
-    assert torch.allclose(first.keys.float(), wanted_first.keys.float(), atol=tolerance, rtol=0)
+    assert torch.allclose(
+        first.keys.float(), wanted_first.keys.float(), atol=max(tolerance, LEAST_CODE * is_coded), rtol=0
+    )
 
 
 @pytest.mark.parametrize("kind", [GrowingLayer, Int8Layer])

@@ -3,7 +3,7 @@
 import ctypes
 import itertools
 from collections.abc import Iterator
-from ctypes import c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import c_float, c_int, c_int64, c_void_p
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from baichuan2.kernels import products
 from baichuan2.kernels.library import opened
+from baichuan2.kernels.steps import Weight
 from baichuan2.quantization.blockwise import (
     NONUNIFORM_CODEBOOK,
     Int4Tensor,
@@ -34,24 +35,6 @@ BLOCK = 64
 DIGITS = 2.0**-16
 """Error of an input, relative to the greatest of its block of 64; and of a level of NF4, relative to 1."""
 GUARD = -7.25
-
-
-class Weight(ctypes.Structure):
-    """Mirror of `Weight` in native/rows.h."""
-
-    _fields_ = (
-        ("codes", c_void_p),
-        ("scales", c_void_p),
-        ("levels", c_void_p),
-        ("nested_levels", c_void_p),
-        ("nested_scales", c_void_p),
-        ("num_outputs", c_int64),
-        ("num_inputs", c_int64),
-        ("group_size", c_int64),
-        ("offset", c_float),
-        ("format", c_int32),
-        ("scale_kind", c_int32),
-    )
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def load_model(
     A folder, a hub id such as `baichuan-inc/Baichuan2-7B-Chat`, or "demo-chat" and "demo-base" for the embedded
     models. None: `settings.model`, and if that is None too, the embedded Chat model. `settings` says where the model
     goes and in which number format; by default on the first accelerator, else the processor, in the checkpoint's own.
-    `settings.quantize` makes fewer bits of the weights as they are read, which takes 0.02 (int8) or 0.12 seconds (int4)
+    `settings.quantize` makes fewer bits of the weights as they are read, which takes 0.01 (int8) or 0.08 seconds (int4)
     of a core for each million weights on the processor; `watch` is told how far that is.
 
     Raises:
