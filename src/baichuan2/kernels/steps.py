@@ -129,7 +129,7 @@ class Rows:
     """The new tokens, those of a sequence one after another: lists of one number for each.
 
     `sequence`: the row of the cache; `place`: where in it; `first`: the first place that the token sees, the same for
-    all of a sequence. `wanted`: which tokens get logits.
+    all of a sequence. `wanted`: which tokens get logits, perhaps none.
     """
 
     sequence: Sequence[int]
@@ -358,7 +358,7 @@ class StepModel:
         keys = caches[0][0][0]
         batch, heads, capacity, head_dim = keys.shape
         is_right = 0 < num_rows <= MOST_ROWS and num_rows == len(rows.sequence) == len(rows.first)
-        is_right = is_right and 0 < len(rows.wanted) <= num_rows
+        is_right = is_right and len(rows.wanted) <= num_rows
         is_right = is_right and len(caches) == structure.num_layers and head.shape[1] == structure.hidden_size
         is_right = is_right and (heads, head_dim) == (structure.num_heads, structure.head_dim)
         if not is_right:

@@ -368,7 +368,7 @@ static void run(Step *step, int index) {
         gate_stage(&thread, layer);
         residual_stage(&thread, &layer->down, shared(step, step->layout.active));
     }
-    logits_stage(&thread);
+    if (step->rows->num_wanted) logits_stage(&thread);
 }
 
 static const StepFunctions *functions_of(int instructions) {
