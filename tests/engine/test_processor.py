@@ -34,7 +34,7 @@ LEAST_CODE = 5 / 127
 @pytest.fixture(autouse=True)
 def steps_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow steps too: they are as right."""
-    monkeypatch.setattr(steps, "is_fast", lambda: True)
+    monkeypatch.setattr(steps, "most_rows", lambda: steps.MOST_ROWS)
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +134,78 @@ def test_sizes_of_heads_and_more_than_one_block_of_keys(hidden: int, heads: int)
     wanted, _ = in_steps(model, ids, [280])
     found, _ = in_steps(step, ids, [60, 60, 60, 60, 40])
     assert (found.float() - wanted.float()).abs().max() <= TOLERANCES[torch.bfloat16]
+
+
+@pytest.mark.parametrize("kind", [GrowingLayer, Int8Layer])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_long_prompt_is_the_same_bits_however_it_is_cut(
+    size: Size, kind: type[GrowingLayer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(size, max_position_embeddings=512, model_max_length=512)
+    step, ids = processor_model(model), random_ids(1, 301)
+    wanted, wanted_cache = in_steps(step, ids, [50] * 6 + [1], kind)
+    own, _ = in_steps(model, ids, [301], kind)
+    tolerance = TOLERANCES_OF_CODES[torch.bfloat16]
+    assert (wanted.float() - own.float()).abs().max() <= tolerance
+    for most, parts in ((64, [301]), (33, [301]), (64, [200, 3, 98]), (40, [1, 299, 1])):
+        monkeypatch.setattr(steps, "most_rows", lambda most=most: most)
+        found, cache = in_steps(step, ids, parts, kind)
+        assert torch.equal(found, wanted)
+        assert torch.equal(cache.layers[1].values, wanted_cache.layers[1].values)
+    last, _ = in_steps(step, ids, [301], kind, mask=torch.ones_like(ids))
+    assert torch.equal(last, wanted[:, -1:])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_long_padded_prompts_are_those_alone(size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some pieces hold the end of one prompt and the start of the next."""
+    step = processor_model(model_of(size, max_position_embeddings=512, model_max_length=512))
+    prompts = [random_ids(1, length, seed=length)[0].tolist() for length in (90, 3, 150, 33)]
+    ids, mask = left_padded(prompts)
+    monkeypatch.setattr(steps, "most_rows", lambda: 40)
+    together, cache = in_steps(step, ids, [150], mask=mask)
+    assert cache.get_seq_length() == 150
+    for row, prompt in enumerate(prompts):
+        alone, alone_cache = in_steps(step, torch.tensor([prompt]), [len(prompt)])
+        assert torch.equal(together[row, -1], alone[0, -1])
+        held = cache.layers[1].keys[row]
+        assert torch.equal(held[:, -len(prompt) :], alone_cache.layers[1].keys[0])
+        assert not held[:, : -len(prompt)].any()
+
+
+def test_prompts_are_the_models_own_pass_where_steps_are_for_few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("7b")
+    ids, calls = random_ids(1, 40), []
+    own = BaichuanForCausalLM.forward
+    monkeypatch.setattr(BaichuanForCausalLM, "forward", lambda *_, **call: calls.append(1) or own(*_, **call))
+    for most, num_own in ((4, 1), (31, 1), (32, 0)):
+        monkeypatch.setattr(steps, "most_rows", lambda most=most: most)
+        in_steps(processor_model(model), ids, [37, 2, 1])
+        assert len(calls) == num_own
+        calls.clear()
+    monkeypatch.setattr(steps, "most_rows", lambda: 0)
+    assert processor_model(model) is model
+
+
+def test_a_prompt_that_breaks_off_leaves_the_cache_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, ids = processor_model(model_of("7b")), random_ids(1, 120)
+    wanted, _ = in_steps(step, ids, [20, 100])
+    _, cache = in_steps(step, ids, [20])
+    whole, pieces = steps.StepModel.step, []
+
+    def breaking(*arguments: Any) -> Tensor:
+        pieces.append(1)
+        if len(pieces) == 2:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    rest = {"attention_mask": None, "past_key_values": cache, "use_cache": True, "logits_to_keep": 0}
+    monkeypatch.setattr(steps.StepModel, "step", breaking)
+    with torch.inference_mode(), pytest.raises(KeyboardInterrupt):
+        step(input_ids=ids[:, 20:], **rest)
+    assert cache.get_seq_length() == 20
+    with torch.inference_mode():
+        assert torch.equal(step(input_ids=ids[:, 20:], **rest).logits, wanted[:, 20:])
 
 
 def test_tokens_can_be_taken_back() -> None:

@@ -1,9 +1,10 @@
-"""A model on the processor whose short passes run as one call of C, `kernels.steps`; long ones stay the model's own.
+"""A model on the processor whose passes are steps in C, `kernels.steps`: long ones in pieces, one after another.
 
 `processor_model` looks at a model once for each generation: at its modules, which must be those of this package without
 hooks, adapters or other additions, and at where their weights lie. What it does not know runs as ever.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from transformers.cache_utils import Cache
 
 from baichuan2.engine.cache import GrowingLayer
 from baichuan2.engine.quantized_cache import Int8Layer
-from baichuan2.kernels import steps
+from baichuan2.kernels import products, steps
 from baichuan2.kernels.steps import LayerWeights, Rows, StepModel, StoredWeight
 from baichuan2.model.alibi import BaichuanAlibi
 from baichuan2.model.modeling_baichuan import (
@@ -37,7 +38,13 @@ KNOWN = (
     Int8Embedding,
 )
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-ROWS_AT_ONCE = 16  # so many cost little more than one with kernels for several rows
+LEAST_PIECE = 32  # where steps of so many tokens are not worth while, prompts are the model's own pass
+
+ROWS_AT_ONCE = {"AVX2": 1}
+"""By instruction set: how many tokens cost hardly more than one, which decides how many are guessed unasked.
+
+Not listed: 1. Time of a step of M tokens beside that of one, 7B: not measured yet.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class StepOutput:
 
 
 def processor_model(model: Any) -> Any:
-    """`model`, whose passes of up to 64 tokens are steps in C where that is possible; else `model` itself."""
+    """`model`, whose passes are steps in C where that is possible and faster; else `model` itself."""
     if type(model) is not BaichuanForCausalLM or not _is_plain(model):
         return model
     try:
@@ -91,7 +98,7 @@ class ProcessorModel:
     @property
     def rows_at_once(self) -> int:
         """How many tokens go through at hardly more than the cost of one."""
-        return ROWS_AT_ONCE
+        return max(1, min(ROWS_AT_ONCE.get(products.instructions() or "", 1), steps.most_rows()))
 
     def __call__(self, **arguments: Any) -> Any:
         """The model's own call; see `engine.generate.LanguageModel`."""
@@ -99,7 +106,7 @@ class ProcessorModel:
         held = cache.get_seq_length() if isinstance(cache, Cache) else 0
         firsts = _first_places(mask, len(ids), held + ids.shape[1])
         if firsts is not None and self._suits(ids, cache, arguments) and not _wants_padding(firsts, held, arguments):
-            return StepOutput(self._step(ids, firsts, held, cast(Cache, cache), int(arguments["logits_to_keep"])))
+            return StepOutput(self._logits(ids, firsts, held, cast(Cache, cache), int(arguments["logits_to_keep"])))
         if firsts is not None and any(firsts):
             # as in a step, where a padded prompt is turned by the same angles as alone
             places = torch.arange(held, held + ids.shape[1])[None] - torch.tensor(firsts)[:, None]  # (B, T)
@@ -110,7 +117,10 @@ class ProcessorModel:
         known = {"input_ids", "attention_mask", "past_key_values", "use_cache", "logits_to_keep"}
         if not (arguments.keys() <= known and ids.device.type == "cpu" and isinstance(cache, Cache)):
             return False
-        if not 0 < ids.numel() <= steps.MOST_ROWS or not isinstance(arguments.get("logits_to_keep"), int):
+        most = steps.most_rows()
+        if ids.numel() == 0 or (most < LEAST_PIECE and ids.numel() > most):
+            return False
+        if not isinstance(arguments.get("logits_to_keep"), int):
             return False
         if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or cache.offloading:
             return False
@@ -129,43 +139,47 @@ class ProcessorModel:
             buffers is None or (*buffers[0][0].shape[:2], buffers[0][0].shape[-1]) == shape
         )
 
-    def _step(self, ids: Tensor, firsts: list[int], held: int, cache: Cache, logits_to_keep: int) -> Tensor:
-        """The logits (B, T or fewer, V) of new tokens (B, T)."""
+    def _logits(self, ids: Tensor, firsts: list[int], held: int, cache: Cache, logits_to_keep: int) -> Tensor:
+        """Logits (B, T or the last `logits_to_keep`, V); the cache holds T tokens more."""
         batch, num_new = ids.shape
-        decoder = self._model.model
         caches = self._buffers(cache, batch, num_new)
         num_kept = min(logits_to_keep or num_new, num_new)
         sequence: list[int] = []
         place: list[int] = []
         first: list[int] = []
-        wanted: list[int] = []
         for row in range(batch):
             start = min(max(firsts[row] - held, 0), num_new)
             if start:  # padding is not computed; nobody sees it, but it must be numbers
                 for layer in caches:
                     for part in (*layer[0], *layer[1]):
                         part[row, :, held : held + start] = 0
-            for new in range(start, num_new):
-                if new >= num_new - num_kept:
-                    wanted.append(len(place))
-                sequence.append(row)
-                place.append(held + new)
-                first.append(firsts[row])
-        known = (
-            ids if len(place) == ids.numel() else torch.cat([ids[row, -sequence.count(row) :] for row in range(batch)])
-        )
-        embeddings = decoder.embed_tokens(known.reshape(-1))  # (M, C)
-        rotation = None
-        if decoder.rotary_emb is not None:
-            positions = torch.tensor([[at - begin for at, begin in zip(place, first, strict=True)]])
-            cosine, sine = decoder.rotary_emb(embeddings, positions)  # (1, 1, M, D) each
-            rotation = (cosine[0, 0].contiguous(), sine[0, 0].contiguous())
-        step = self._step_for(type(cache.layers[0]))
-        rows = Rows(sequence, place, first, wanted)
-        logits = step.step(embeddings, rotation, rows, caches, self._head_weight())
+            places = range(held + start, held + num_new)
+            sequence += [row] * len(places)
+            place += places
+            first += [firsts[row]] * len(places)
+        known = ids[torch.tensor(sequence), torch.tensor(place) - held]  # (M,)
+        angles = self._angles(torch.tensor(place) - torch.tensor(first))
+        step, head = self._step_for(type(cache.layers[0])), self._head_weight()
+        logits = torch.empty(batch * num_kept, head.shape[0], dtype=self._dtype)
+        num_done = 0
+        for begin, end in _pieces(len(place)):
+            wanted = [row for row, at in enumerate(place[begin:end]) if at >= held + num_new - num_kept]
+            rows = Rows(sequence[begin:end], place[begin:end], first[begin:end], wanted)
+            embeddings = self._model.model.embed_tokens(known[begin:end])  # (M, C) of the piece
+            rotation = None if angles is None else (angles[0][begin:end], angles[1][begin:end])
+            step.step(embeddings, rotation, rows, caches, head, logits[num_done : num_done + len(wanted)])
+            num_done += len(wanted)
         for layer in cache.layers:
             layer.advance(num_new)
         return logits.view(batch, num_kept, -1)
+
+    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines, (M, D) each, of positions (M,); None where a bias tells positions."""
+        rotary = self._model.model.rotary_emb
+        if rotary is None:
+            return None
+        cosine, sine = rotary(positions, positions[None])  # (1, 1, M, D) each
+        return cosine[0, 0].contiguous(), sine[0, 0].contiguous()
 
     def _buffers(self, cache: Cache, batch: int, num_new: int) -> list[Any]:
         """The buffers of each layer, with room for the new tokens."""
@@ -206,7 +220,7 @@ class ProcessorModel:
 def _is_plain(model: BaichuanForCausalLM) -> bool:
     """Whether the model is on the processor, set to answer, and made of modules as this package has them."""
     config = model.config
-    if not steps.is_fast() or model.training:
+    if steps.most_rows() == 0 or model.training:
         return False
     if config._attn_implementation != "sdpa" or config.output_attentions or config.output_hidden_states:
         return False
@@ -222,6 +236,13 @@ def _is_plain(model: BaichuanForCausalLM) -> bool:
         if any(getattr(module, hooks) for hooks in HOOKS):
             return False
     return bool(model.device.type == "cpu")
+
+
+def _pieces(num_rows: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of pieces that a step takes, all nearly as long."""
+    count = -(-num_rows // steps.most_rows())
+    for piece in range(count):
+        yield piece * num_rows // count, (piece + 1) * num_rows // count
 
 
 def _layer_weights(layer: Any, dtype: torch.dtype) -> LayerWeights:

@@ -6,6 +6,7 @@ here, as C trusts it. Knows tensors, no modules: `engine.processor` takes a mode
 
 import ctypes
 import functools
+import threading
 from collections.abc import Sequence
 from ctypes import POINTER, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ __all__ = [
     "int4_weight",
     "int8_weight",
     "is_available",
-    "is_fast",
+    "most_rows",
     "nf4_weight",
     "plain_weight",
 ]
@@ -162,10 +163,13 @@ def is_available() -> bool:
 
 
 @functools.cache
-def is_fast() -> bool:
-    """Whether a step beats the model's own passes: with products of few rows on the matrix unit."""
-    has_tiles = _library() is not None and hasattr(_library(), "rows_kernel_amx")
-    return has_tiles and products.instructions() == products.INSTRUCTIONS[-1]
+def most_rows() -> int:
+    """Up to how many tokens in one call a step beats the model's own passes, as the library says; 0: never."""
+    advised = getattr(_library(), "baichuan2_step_rows", None)
+    if advised is None:  # no library, or one that gives no advice
+        return 0
+    advised.restype, advised.argtypes = ctypes.c_int, (ctypes.c_int,)
+    return max(0, min(int(advised(limit(len(products.INSTRUCTIONS) - 1))), MOST_ROWS))
 
 
 def plain_weight(weight: Tensor) -> StoredWeight:
@@ -250,7 +254,7 @@ def nf4_weight(
 
 
 class StepModel:
-    """A model whose steps C computes; not for two threads of Python at once, as they would share its room."""
+    """A model whose steps C computes, one after another: threads of Python that share it wait for its room."""
 
     def __init__(
         self,
@@ -284,8 +288,8 @@ class StepModel:
         ]
         array = (_Layer * len(layers))(*structures)
         self._kept_alive = (layers, final_norm, slopes, array)
-        self._head: StoredWeight | None = None
         self._room = torch.empty(0, dtype=torch.uint8)
+        self._lock = threading.Lock()
         self._structure = _Model(
             layers=ctypes.addressof(array),
             final_norm=final_norm.data_ptr(),
@@ -308,11 +312,13 @@ class StepModel:
         rows: Rows,
         caches: Sequence[Sequence[Sequence[Tensor]]],
         head: StoredWeight,
+        logits: Tensor | None = None,
     ) -> Tensor:
         """The logits of the rows wanted, (wanted, V); keys and values of all rows are written to `caches`.
 
         `embeddings` (M, C); `rotation`: cosines and sines, (M, D) float32 each; `caches`: for each layer the parts of
-        keys and those of values, (B, H, capacity, ...), see `engine.cache`; `head` (V, C).
+        keys and those of values, (B, H, capacity, ...), see `engine.cache`; `head` (V, C); `logits`: where to write
+        them, else a tensor is made.
         """
         library = _library()
         assert library is not None
@@ -321,13 +327,9 @@ class StepModel:
         _check(embeddings, (num_rows, structure.hidden_size), (self.dtype,))
         for angles in rotation or ():
             _check(angles, (num_rows, structure.head_dim), (torch.float32,))
-        threads = torch.get_num_threads()
-        structure.head = head.structure
-        needed = library.baichuan2_step_room(structure, num_rows, capacity, threads)
-        if self._room.numel() < needed + ALIGNMENT:
-            self._room = torch.empty(needed + ALIGNMENT, dtype=torch.uint8)
-        scratch = -(-self._room.data_ptr() // ALIGNMENT) * ALIGNMENT
-        logits = torch.empty(len(rows.wanted), structure.head.num_outputs, dtype=self.dtype)
+        if logits is None:
+            logits = torch.empty(len(rows.wanted), head.shape[0], dtype=self.dtype)
+        _check(logits, (len(rows.wanted), head.shape[0]), (self.dtype,))
         pointers = [_Cache(*(part.data_ptr() for part in _in_order(layer))) for layer in caches]
         arrays = [
             (c_int64 * len(numbers))(*numbers) for numbers in (rows.sequence, rows.place, rows.first, rows.wanted)
@@ -344,12 +346,18 @@ class StepModel:
             first=first,
             wanted=wanted,
             logits=logits.data_ptr(),
-            scratch=scratch,
             num_rows=num_rows,
             num_wanted=len(rows.wanted),
             capacity=capacity,
         )
-        library.baichuan2_step(structure, described, limit(len(products.INSTRUCTIONS) - 1), threads)
+        threads = torch.get_num_threads()
+        with self._lock:  # the library's call lets other threads of Python run
+            structure.head = head.structure
+            needed = library.baichuan2_step_room(structure, num_rows, capacity, threads)
+            if self._room.numel() < needed + ALIGNMENT:
+                self._room = torch.empty(needed + ALIGNMENT, dtype=torch.uint8)
+            described.scratch = -(-self._room.data_ptr() // ALIGNMENT) * ALIGNMENT
+            library.baichuan2_step(structure, described, limit(len(products.INSTRUCTIONS) - 1), threads)
         return logits
 
     def _check_rows(self, rows: Rows, caches: Sequence[Sequence[Sequence[Tensor]]], head: StoredWeight) -> int:
