@@ -28,7 +28,8 @@ X86_SOURCES = {
     "avx2.c": ("-mavx2", "-mfma", "-mf16c"),
     "avx512.c": AVX512_FLAGS,
     "avx512_bf16.c": (*AVX512_FLAGS, "-mavx512bf16"),
-    "attention_avx512.c": (*AVX512_FLAGS, "-ffp-contract=off"),  # rounding is that of the modules
+    "attention_avx2.c": ("-mavx2", "-mfma", "-mf16c", "-ffp-contract=off"),  # rounding is that of the modules
+    "attention_avx512.c": (*AVX512_FLAGS, "-ffp-contract=off"),
     "amx_bf16.c": (*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
 }
 """The only files compiled for instructions that the processor may lack; the others choose at run time."""

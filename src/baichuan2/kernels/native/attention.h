@@ -52,6 +52,6 @@ typedef struct {
     void (*finish)(const float *part, float *out, int64_t head_dim, int number);
 } StepFunctions;
 
-extern const StepFunctions step_functions_plain, step_functions_avx512;
+extern const StepFunctions step_functions_plain, step_functions_avx2, step_functions_avx512;
 
 #endif

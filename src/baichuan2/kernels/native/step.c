@@ -374,6 +374,7 @@ static void run(Step *step, int index) {
 static const StepFunctions *functions_of(int instructions) {
 #ifdef __x86_64__
     if (instructions >= INSTRUCTIONS_AVX512) return &step_functions_avx512;
+    if (instructions >= INSTRUCTIONS_AVX2) return &step_functions_avx2;
 #endif
     (void)instructions;
     return &step_functions_plain;
