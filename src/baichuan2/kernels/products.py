@@ -23,7 +23,9 @@ MOST_ROWS = 64
 """Rows of inputs up to which the products beat computing the weight once."""
 MOST_ROWS_OF_TILES = 256
 """The same for 4-bit weights and bfloat16 inputs on the matrix unit, which costs as much for 16 rows as for one."""
-GROUP_SIZES = (0, 32, 64, 128)
+GROUP_SIZES = {"int4": (32, 64, 128), "int8": (0, 32, 64, 128)}
+NF4_BLOCK_SIZE, NESTED_BLOCK_SIZE = 64, 256
+NUM_LEVELS = 16
 FORMATS = {"int4": 0, "int8": 1, "nf4": 2}
 NUMBERS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 SCALES_FLOAT16, SCALES_FLOAT32, SCALES_DOUBLE = 0, 1, 2
@@ -135,8 +137,17 @@ def multiply_nf4(
 
 @functools.lru_cache(maxsize=64)
 def _levels(codebook: tuple[int, ...]) -> Any:
-    """The levels of a codebook as an array of C that stays alive."""
-    return (c_float * 16)(*(value / 128 for value in codebook))
+    """The levels of a codebook as an array of C that stays alive; kernels count on 8-bit numbers."""
+    if len(codebook) != NUM_LEVELS or min(codebook) < -128 or max(codebook) > 127:
+        raise ValueError(f"a codebook must hold {NUM_LEVELS} numbers from -128 to 127, got {codebook}")
+    return (c_float * NUM_LEVELS)(*(value / 128 for value in codebook))
+
+
+def _address(part: Tensor) -> int:
+    """Where the values lie; a tensor whose memory was taken away, as sharding does between steps, is refused."""
+    if part.data_ptr() == 0 and part.numel() > 0:
+        raise ValueError(f"a tensor {tuple(part.shape)} has no memory any more")
+    return part.data_ptr()
 
 
 def _run(inputs: Tensor, out_features: int, format_name: str, **parts: Any) -> Tensor:
@@ -147,10 +158,10 @@ def _run(inputs: Tensor, out_features: int, format_name: str, **parts: Any) -> T
     inputs = inputs.contiguous()
     in_features = inputs.shape[-1]
     outputs = inputs.new_empty((*inputs.shape[:-1], out_features))
-    if outputs.numel() == 0:
-        return outputs
+    if inputs.numel() == 0 or outputs.numel() == 0:
+        return outputs.zero_()  # sums of nothing
     product = Product(
-        inputs=inputs.data_ptr(),
+        inputs=_address(inputs),
         outputs=outputs.data_ptr(),
         num_outputs=out_features,
         num_inputs=in_features,
@@ -165,14 +176,14 @@ def _run(inputs: Tensor, out_features: int, format_name: str, **parts: Any) -> T
 
 
 def _multiply_int4(inputs: Tensor, codes: Tensor, scales: Tensor, codebook: list[int], group_size: int) -> Tensor:
-    _check(inputs, codes, scales, group_size, torch.uint8, -(-inputs.shape[-1] // 64) * 32)
+    _check_int4(inputs, codes, scales, codebook, group_size)
     levels = _levels(tuple(codebook))
     return _run(
         inputs,
         codes.shape[0],
         "int4",
-        codes=codes.data_ptr(),
-        scales=scales.data_ptr(),
+        codes=_address(codes),
+        scales=_address(scales),
         levels=ctypes.addressof(levels),
         group_size=group_size,
         scale_kind=SCALES_FLOAT16,
@@ -180,13 +191,13 @@ def _multiply_int4(inputs: Tensor, codes: Tensor, scales: Tensor, codebook: list
 
 
 def _multiply_int8(inputs: Tensor, codes: Tensor, scales: Tensor, group_size: int) -> Tensor:
-    _check(inputs, codes, scales, group_size, torch.int8, inputs.shape[-1])
+    _check_int8(inputs, codes, scales, group_size)
     return _run(
         inputs,
         codes.shape[0],
         "int8",
-        codes=codes.data_ptr(),
-        scales=scales.data_ptr(),
+        codes=_address(codes),
+        scales=_address(scales),
         group_size=group_size,
         scale_kind=SCALES_FLOAT16,
     )
@@ -202,34 +213,88 @@ def _multiply_nf4(
     nested_code: Tensor | None,
     out_features: int,
 ) -> Tensor:
-    num_weights = inputs.shape[-1] * out_features
-    num_blocks = num_weights // 64
-    sizes_fit = codes.numel() == num_weights // 2 and absmax.numel() == num_blocks and code.numel() == 16
-    if inputs.shape[-1] % 64 or not sizes_fit:
-        raise ValueError("the parts of the NF4 weight do not fit its shape")
+    _check_nf4(inputs, codes, code, absmax, offset, nested_absmax, nested_code, out_features)
     parts: dict[str, Any] = {"scale_kind": SCALES_FLOAT32}
     if nested_absmax is not None and nested_code is not None and offset is not None:
-        if nested_absmax.numel() != -(-num_blocks // 256) or nested_code.numel() != 256:
-            raise ValueError("the scales of the NF4 weight's scales do not fit")
         parts = {
             "scale_kind": SCALES_DOUBLE,
-            "nested_levels": nested_code.data_ptr(),
-            "nested_scales": nested_absmax.data_ptr(),
+            "nested_levels": _address(nested_code),
+            "nested_scales": _address(nested_absmax),
             "offset": offset.item(),
         }
-    pointers = {"codes": codes.data_ptr(), "scales": absmax.data_ptr(), "levels": code.data_ptr()}
-    return _run(inputs, out_features, "nf4", **pointers, group_size=64, **parts)
+    pointers = {"codes": _address(codes), "scales": _address(absmax), "levels": _address(code)}
+    return _run(inputs, out_features, "nf4", **pointers, group_size=NF4_BLOCK_SIZE, **parts)
 
 
-def _check(inputs: Tensor, codes: Tensor, scales: Tensor, group_size: int, dtype: torch.dtype, num_bytes: int) -> None:
-    """Refuses parts of a weight that the library would read beyond."""
-    num_groups = -(-inputs.shape[-1] // group_size) if group_size else 1
-    rows = codes.shape[0]
-    is_whole = codes.shape == (rows, num_bytes) and scales.shape == (rows, num_groups) and group_size in GROUP_SIZES
-    if not (is_whole and codes.is_contiguous() and scales.is_contiguous()):
-        raise ValueError(f"a weight of codes {tuple(codes.shape)} and scales {tuple(scales.shape)} does not fit inputs")
-    if codes.dtype != dtype or scales.dtype != torch.float16:
-        raise ValueError(f"codes must be {dtype} and scales float16, got {codes.dtype} and {scales.dtype}")
+def _check_int4(inputs: Tensor, codes: Tensor, scales: Tensor, codebook: list[int], group_size: int) -> None:
+    _check_inputs(inputs)
+    _levels(tuple(codebook))
+    _check_part(inputs, "codes", codes, torch.uint8, (codes.shape[0], -(-inputs.shape[-1] // 64) * 32))
+    _check_part(inputs, "scales", scales, torch.float16, (codes.shape[0], _num_groups("int4", inputs, group_size)))
+
+
+def _check_int8(inputs: Tensor, codes: Tensor, scales: Tensor, group_size: int) -> None:
+    _check_inputs(inputs)
+    _check_part(inputs, "codes", codes, torch.int8, (codes.shape[0], inputs.shape[-1]))
+    _check_part(inputs, "scales", scales, torch.float16, (codes.shape[0], _num_groups("int8", inputs, group_size)))
+
+
+def _check_nf4(
+    inputs: Tensor,
+    codes: Tensor,
+    code: Tensor,
+    absmax: Tensor,
+    offset: Tensor | None,
+    nested_absmax: Tensor | None,
+    nested_code: Tensor | None,
+    out_features: int,
+) -> None:
+    _check_inputs(inputs)
+    if out_features < 0 or inputs.shape[-1] % NF4_BLOCK_SIZE:
+        raise ValueError(f"NF4 has rows of whole blocks, got {inputs.shape[-1]} inputs and {out_features} outputs")
+    num_blocks = inputs.shape[-1] // NF4_BLOCK_SIZE * out_features
+    _check_part(inputs, "codes", codes, torch.uint8, (num_blocks * NF4_BLOCK_SIZE // 2,))
+    _check_part(inputs, "code", code, torch.float32, (NUM_LEVELS,))
+    nested = {"offset": offset, "nested_absmax": nested_absmax, "nested_code": nested_code}
+    is_plain = all(part is None for part in nested.values())
+    _check_part(inputs, "absmax", absmax, torch.float32 if is_plain else torch.uint8, (num_blocks,))
+    for (name, part), size in zip(nested.items(), (1, -(-num_blocks // NESTED_BLOCK_SIZE), 256), strict=True):
+        if part is not None:
+            _check_part(inputs, name, part, torch.float32, (size,))
+        elif not is_plain:
+            raise ValueError(f"the scales of an NF4 weight are in 8 bits with {', '.join(nested)}, got no {name}")
+
+
+def _check_inputs(inputs: Tensor) -> None:
+    if inputs.dim() == 0 or inputs.dtype not in NUMBERS:
+        raise ValueError(
+            f"inputs must be rows of float32, bfloat16 or float16, got {inputs.dtype} {tuple(inputs.shape)}"
+        )
+
+
+def _num_groups(format_name: str, inputs: Tensor, group_size: int) -> int:
+    if group_size not in GROUP_SIZES[format_name]:
+        sizes = ", ".join(map(str, GROUP_SIZES[format_name]))
+        raise ValueError(f"the weight does not fit: {format_name} has groups of {sizes}, got {group_size}")
+    return -(-inputs.shape[-1] // group_size) if group_size else 1
+
+
+def _check_part(inputs: Tensor, name: str, part: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Refuses a part of a weight that the library, which is given addresses alone, would read wrongly or beyond.
+
+    A shape of one number: so many in any shape.
+    """
+    is_whole = part.shape == shape if len(shape) > 1 else part.numel() == shape[0]
+    if not is_whole or part.dtype != dtype:
+        raise ValueError(
+            f"the weight does not fit inputs {tuple(inputs.shape)}: {name} must be {dtype} {shape}, "
+            f"got {part.dtype} {tuple(part.shape)}"
+        )
+    if not part.is_contiguous() or part.device != inputs.device:
+        raise ValueError(
+            f"{name} must lie as one piece where the inputs are, on {inputs.device}, got strides {part.stride()} "
+            f"on {part.device}"
+        )
 
 
 _WEIGHT_OF_ROWS = "Tensor inputs, Tensor codes, Tensor scales"
@@ -244,14 +309,22 @@ for _name, _function in (("int4", _multiply_int4), ("int8", _multiply_int8), ("n
     _OPERATORS.impl(f"multiply_{_name}", _function, "CPU")  # type: ignore[no-untyped-call]
 
 
-def _shape_by_rows(inputs: Tensor, codes: Tensor, *_: object) -> Tensor:
+# traced and meta tensors come here, also beside real ones: what cannot be computed must not pass
+
+
+@torch.library.register_fake("baichuan2::multiply_int4")  # type: ignore[untyped-decorator]
+def _shape_of_int4(inputs: Tensor, codes: Tensor, scales: Tensor, codebook: list[int], group_size: int) -> Tensor:
+    _check_int4(inputs, codes, scales, codebook, group_size)
     return inputs.new_empty((*inputs.shape[:-1], codes.shape[0]))
 
 
-def _shape_of_nf4(inputs: Tensor, *others: Any) -> Tensor:
-    return inputs.new_empty((*inputs.shape[:-1], others[-1]))
+@torch.library.register_fake("baichuan2::multiply_int8")  # type: ignore[untyped-decorator]
+def _shape_of_int8(inputs: Tensor, codes: Tensor, scales: Tensor, group_size: int) -> Tensor:
+    _check_int8(inputs, codes, scales, group_size)
+    return inputs.new_empty((*inputs.shape[:-1], codes.shape[0]))
 
 
-torch.library.register_fake("baichuan2::multiply_int4", _shape_by_rows)
-torch.library.register_fake("baichuan2::multiply_int8", _shape_by_rows)
-torch.library.register_fake("baichuan2::multiply_nf4", _shape_of_nf4)
+@torch.library.register_fake("baichuan2::multiply_nf4")  # type: ignore[untyped-decorator]
+def _shape_of_nf4(inputs: Tensor, *parts: Any) -> Tensor:
+    _check_nf4(inputs, *parts)
+    return inputs.new_empty((*inputs.shape[:-1], parts[-1]))
