@@ -12,11 +12,11 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch  # noqa: F401  its library of threads must be there first
+import torch  # its library of threads must be there first
 
 from baichuan2.kernels import build
 
-__all__ = ["LIMIT", "PATH", "Opened", "limit", "opened"]
+__all__ = ["LIMIT", "PATH", "Opened", "limit", "num_threads", "opened"]
 
 LIMIT = "BAICHUAN2_KERNELS"
 """Environment variable: `off`, or the most of the instruction sets that may be used, by its number."""
@@ -50,11 +50,40 @@ def limit(most: int) -> int:
     return min(int(value), most) if value.isdecimal() else most
 
 
+@dataclass
+class _Threads:
+    """Whether kernels have computed with several threads in this process, and whether it is a fork of one that had."""
+
+    were_several: bool = False
+    are_lost: bool = False
+
+    def after_fork(self) -> None:
+        self.are_lost = self.were_several
+
+
+_threads = _Threads()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.after_fork)
+
+
+def num_threads() -> int:
+    """How many threads kernels compute with: as many as torch.
+
+    One where this process was forked from one that had several: OpenMP would wait for ever for threads that a fork
+    does not copy.
+    """
+    number = 1 if _threads.are_lost else torch.get_num_threads()
+    _threads.were_several |= number > 1
+    return number
+
+
 def open_library(path: Path) -> Opened:
     """The library of the file `path`."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
+        if build.find_compiler() is None:
+            return Opened(None, f"not compiled, as no C compiler is here: install gcc or clang, then run {COMPILE}")
         return Opened(None, f"not compiled when this was installed; {COMPILE} does so, or says what is missing")
     except OSError as error:
         return Opened(None, f"{path} cannot be read: {error.strerror}")

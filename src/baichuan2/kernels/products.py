@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baichuan2.kernels.library import limit, opened
+from baichuan2.kernels.library import limit, num_threads, opened
 
 __all__ = ["INSTRUCTIONS", "instructions", "is_available", "multiply_int4", "multiply_int8", "multiply_nf4", "suits"]
 
@@ -170,7 +170,7 @@ def _run(inputs: Tensor, out_features: int, format_name: str, **parts: Any) -> T
         number=NUMBERS[inputs.dtype],
         **parts,
     )
-    if library.baichuan2_multiply(product, _limit(), torch.get_num_threads()) != 0:
+    if library.baichuan2_multiply(product, _limit(), num_threads()) != 0:
         raise MemoryError("no memory for the inputs of a product")
     return outputs
 

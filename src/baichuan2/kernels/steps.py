@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from baichuan2.kernels import products
-from baichuan2.kernels.library import limit, opened
+from baichuan2.kernels.library import limit, num_threads, opened
 
 __all__ = [
     "MOST_ROWS",
@@ -350,7 +350,7 @@ class StepModel:
             num_wanted=len(rows.wanted),
             capacity=capacity,
         )
-        threads = torch.get_num_threads()
+        threads = num_threads()
         with self._lock:  # the library's call lets other threads of Python run
             structure.head = head.structure
             needed = library.baichuan2_step_room(structure, num_rows, capacity, threads)
