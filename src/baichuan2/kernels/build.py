@@ -23,9 +23,12 @@ LIBRARY = Path(__file__).parent / "libbaichuan2_kernels.so"
 COMMON_FLAGS = ("-O3", "-std=gnu11", "-fPIC")
 WITH_THREADS = "-fopenmp"
 AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mfma", "-mf16c")
+AVX2_EXACT_FLAGS = ("-mavx2", "-mfma", "-mf16c", "-ffp-contract=off")  # the same bits whichever way a row takes
 PLAIN_SOURCES = ("dispatch.c", "plain.c", "rows.c", "rows_float.c", "step.c", "attention_plain.c")
 X86_SOURCES = {
     "avx2.c": ("-mavx2", "-mfma", "-mf16c"),
+    "rows_avx2.c": AVX2_EXACT_FLAGS,
+    "rows_avx2_numbers.c": AVX2_EXACT_FLAGS,
     "avx512.c": AVX512_FLAGS,
     "avx512_bf16.c": (*AVX512_FLAGS, "-mavx512bf16"),
     "attention_avx2.c": ("-mavx2", "-mfma", "-mf16c", "-ffp-contract=off"),  # rounding is that of the modules

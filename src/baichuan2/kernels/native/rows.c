@@ -22,7 +22,7 @@ static const RowsKernel *kernel_of(const Weight *weight) {
     (void)instructions;
 #ifdef __x86_64__
     if (instructions >= INSTRUCTIONS_AVX512) return &rows_kernel_avx512;
-    if (instructions >= INSTRUCTIONS_AVX2) return &rows_kernel_avx2;
+    if (instructions >= INSTRUCTIONS_AVX2) return is_16_bits(weight) ? &rows_kernel_numbers_avx2 : &rows_kernel_avx2;
 #endif
     return &rows_kernel_plain;
 }
@@ -40,6 +40,11 @@ void rows_prepare(const Weight *weight, const float *inputs, int64_t num_rows, v
 void rows_multiply(const Weight *weight, const void *prepared, int64_t num_rows, int64_t first, int64_t last, float *out,
                    int64_t stride, void *scratch) {
     kernel_of(weight)->multiply(weight, prepared, num_rows, first, last, out, stride, scratch);
+}
+
+int baichuan2_step_rows(int instructions) {
+    const int used = baichuan2_instructions() < instructions ? baichuan2_instructions() : instructions;
+    return used == INSTRUCTIONS_AVX2 ? MOST_ROWS : 0;
 }
 
 int64_t baichuan2_weight_size(void) { return sizeof(Weight); }

@@ -52,6 +52,9 @@ void rows_limit(int instructions);
 /* The number of the instruction set that is used. */
 int rows_instructions(void);
 
+/* For how many rows in one call a step beats torch's passes with up to these instructions; 0: never. As measured. */
+int baichuan2_step_rows(int instructions);
+
 /* So that a library of another version is not read by the wrong layout. */
 int64_t baichuan2_weight_size(void);
 

@@ -1,4 +1,4 @@
-/* The rows interface on the kernels with inputs in float32: plain C, AVX2, and AVX-512 without further extensions.
+/* The rows interface on the kernels with inputs in float32: plain C, and AVX-512 without further extensions.
  *
  * Weights in 16 bits are multiplied here in plain C, eight sums side by side, which compilers turn into vectors.
  */
@@ -111,6 +111,12 @@ static void multiply_by(Kernel kernel, const Weight *weight, const void *prepare
     const RowsKernel rows_kernel_##name = {room, scratch_room, prepare_##name, multiply_##name##_rows};
 ROWS_KERNEL(plain, place_as_is, multiply_plain)
 #ifdef __x86_64__
-ROWS_KERNEL(avx2, place_avx2, multiply_avx2)
 ROWS_KERNEL(avx512, place_avx512, multiply_avx512)
+
+int64_t row_avx2_room(const Weight *weight) { return room(weight, 1) + scratch_room(weight); }
+
+void multiply_row_avx2(const Weight *weight, const float *inputs, int64_t first, int64_t last, float *out, void *scratch) {
+    prepare_by(place_avx2, weight, inputs, 1, scratch, 0, 1);
+    multiply_by(multiply_avx2, weight, scratch, 1, first, last, out, last - first, (char *)scratch + room(weight, 1));
+}
 #endif
