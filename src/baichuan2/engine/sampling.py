@@ -160,15 +160,17 @@ def keep_most_likely(logits: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     if top_p >= 1:
         return logits, torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
     probabilities = logits.softmax(-1)  # (B, V)
+    # sums are taken in float64: those of a large vocabulary in float32 lie 5e-6 off, by the processor's way to add
+    total = probabilities.sum(-1, keepdim=True, dtype=torch.float64)  # (B, 1)
     values, ids = keep_top_k(logits, min(FIRST_LOOK, logits.shape[-1]))  # (B, K)
     if not _holds(probabilities.gather(-1, ids), values, top_p):
         least = _least_needed(probabilities, top_p)  # (B, 1)
         count = int((probabilities >= least).sum(-1).max())
         values, ids = keep_top_k(logits, count if count * MANY < logits.shape[-1] else 0)
-    kept = probabilities.gather(-1, ids).masked_fill(values == -torch.inf, 0)
+    kept = probabilities.gather(-1, ids).masked_fill(values == -torch.inf, 0).double()
     # this candidate and all worse ones, those that are not candidates included
-    mass = kept.flip(-1).cumsum(-1).flip(-1) + (1 - kept.sum(-1, keepdim=True)).clamp(min=0)
-    dropped = mass <= 1 - top_p
+    mass = kept.flip(-1).cumsum(-1).flip(-1) + (total - kept.sum(-1, keepdim=True)).clamp(min=0)
+    dropped = mass <= (1 - top_p) * total
     dropped[:, 0] = False
     return values.masked_fill(dropped, -torch.inf), ids
 
