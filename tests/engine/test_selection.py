@@ -69,10 +69,12 @@ def test_top_p_without_top_k_equals_sorting_the_whole_vocabulary(size, top_p, dt
         values, order = logits.sort(dim=-1, descending=True, stable=True)
         expected = torch.zeros_like(logits).scatter(1, order, keep_top_p(values.double(), top_p).softmax(-1).to(logits.dtype))
         mass = values.double().softmax(-1).flip(-1).cumsum(-1).flip(-1)
-        # float32 may put a token on either side of a bound that it meets within rounding
+        # a token that meets the bound within rounding may stand on either side of it
         is_at_the_bound = torch.zeros_like(mass).scatter(1, order, (mass - (1 - top_p)).abs()) < 1e-6
-        assert (((ours > 0) == (expected > 0)) | is_at_the_bound).all(), width
-        torch.testing.assert_close(ours, expected, atol=4e-6, rtol=0)
+        is_same = (ours > 0) == (expected > 0)
+        assert (is_same | is_at_the_bound).all(), width
+        rows = is_same.all(dim=-1)  # another token at the bound shifts all probabilities of its row
+        torch.testing.assert_close(ours[rows], expected[rows], atol=4e-6, rtol=0)
 
 
 def test_draws_over_a_large_vocabulary_follow_the_distribution():
