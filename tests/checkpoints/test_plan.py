@@ -14,7 +14,7 @@ from baichuan2.checkpoints import plan as plan_module
 from baichuan2.checkpoints.memory import Place
 from baichuan2.checkpoints.plan import PRECISIONS, check_fits, estimate, make_plan, plan_model
 from baichuan2.model.configuration_baichuan import BaichuanConfig
-from baichuan2.quantization.scheme import Scheme
+from baichuan2.quantization.scheme import QuantizationSpec, Scheme
 from tests.checkpoints.folders import change_json, official_config, write_folder
 
 GB = 10**9
@@ -188,7 +188,7 @@ def test_the_demo_model_and_this_machine() -> None:
         ({"torch_dtype": None}, None),
         ({"quantization_config": {"load_in_4bit": True, "load_in_8bit": False}}, "nf4"),  # official, without a method
         ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "int8"),
-        ({"quantization_config": {"quant_method": "baichuan2", "format": "int4", "group_size": 64}}, "int4"),
+        ({"quantization_config": QuantizationSpec(format="int4", group_size=64).to_dict()}, "int4"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, None),
     ],
 )
@@ -197,6 +197,44 @@ def test_precision_of_the_files(tmp_path: Path, changes: dict[str, Any], stored:
     plan = plan_model(PlanSettings(model=str(tmp_path), memory="1GB"))
     assert plan.stored == stored
     assert [item.precision for item in plan.estimates][1] == ("float16" if stored == "float16" else "bfloat16")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        QuantizationSpec(format="int4", group_size=64, head="int4", embedding="int8"),
+        QuantizationSpec(format="int8", group_size=0, head="int8"),
+        QuantizationSpec(format="int4", group_size=128),
+    ],
+)
+def test_the_column_of_the_files_follows_their_head_embedding_and_groups(
+    tmp_path: Path, spec: QuantizationSpec
+) -> None:
+    fields = {**official_config("7b"), "quantization_config": spec.to_dict()}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    plan = plan_model(PlanSettings(model=str(tmp_path), memory="1GB"))
+    config = BaichuanConfig.from_dict({key: value for key, value in fields.items() if key != "quantization_config"})
+    own = estimate(config, spec.scheme, head=spec.head, quantizes_embedding=spec.embedding is not None)
+    for item in plan.estimates:
+        assert item == (own if item.precision == spec.format else estimate(config, item.precision))
+    largest = {item.precision: fits[0].largest_context for item, fits in zip(plan.estimates, plan.fits, strict=True)}
+    assert largest[spec.format] == config.model_max_length
+    # no longer context than its own column allows
+    room = own.total - own.cache + estimate(config, spec.scheme, context=1).cache
+    small = make_plan(config, "m", [given(room)], stored=spec.format, spec=spec)
+    fit = dict(zip((item.precision for item in small.estimates), small.fits, strict=True))[spec.format][0]
+    options = {"head": spec.head, "quantizes_embedding": spec.embedding is not None}
+    for context in () if fit.largest_context is None else (fit.largest_context,):
+        assert estimate(config, spec.scheme, context=context, **options).total <= room
+        if context < config.model_max_length:
+            assert estimate(config, spec.scheme, context=context + 1, **options).total > room
+
+
+def test_a_config_of_ours_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    written = {**QuantizationSpec(format="int4", group_size=64).to_dict(), "version": 99}
+    (tmp_path / "config.json").write_text(json.dumps({**official_config("7b"), "quantization_config": written}))
+    with pytest.raises(CheckpointError, match=r"config.json: these weights have format version 99, .* update it"):
+        plan_model(PlanSettings(model=str(tmp_path), memory="1GB"))
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ Everything comes from the config. `estimate` adds up what a running model takes,
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,14 @@ from baichuan2.model.cost import (
     weight_bytes,
 )
 from baichuan2.quantization.apply import TABLE_GROUP_SIZE, default_spec
-from baichuan2.quantization.scheme import DEFAULT_GROUP_SIZES, HEAD_SCHEMES, HeadFormat, Scheme
+from baichuan2.quantization.scheme import (
+    DEFAULT_GROUP_SIZES,
+    HEAD_SCHEMES,
+    METHOD,
+    HeadFormat,
+    QuantizationSpec,
+    Scheme,
+)
 from baichuan2.settings import PlanSettings, parse_bytes
 
 __all__ = ["PRECISIONS", "Estimate", "Fit", "Plan", "check_fits", "estimate", "make_plan", "plan_model"]
@@ -191,8 +199,11 @@ def make_plan(
     context: int | None = None,
     batch: int = 1,
     stored: str | None = None,
+    spec: QuantizationSpec | None = None,
 ) -> Plan:
     """The plan of a model called `name` for the places `where`; `stored` is the precision of its files.
+
+    `spec`: how files of our own format are quantised, groups, head and embedding; the column of `stored` follows it.
 
     Raises:
         SettingsError: the context is longer than the model takes.
@@ -202,12 +213,21 @@ def make_plan(
     if context is not None and context > max_context:
         raise SettingsError(f"--context {context}: this model takes at most {max_context} tokens")
     precisions = ["float16" if stored == "float16" and item == "bfloat16" else item for item in PRECISIONS]
-    estimates = tuple(estimate(config, item, context=context, batch=batch) for item in precisions)
+
+    def estimate_of(precision: str, tokens: int | None) -> Estimate:
+        if spec is None or precision != stored:
+            return estimate(config, precision, context=tokens, batch=batch)
+        quantizes_embedding = spec.embedding is not None
+        scheme, head = spec.scheme, spec.head
+        return estimate(config, scheme, context=tokens, batch=batch, head=head, quantizes_embedding=quantizes_embedding)
+
+    estimates = tuple(estimate_of(item, context) for item in precisions)
     fits = []
     for item in estimates:
         # a wider number format than that of the files is made in memory; everything else is mapped from its file
         is_mapped = item.precision == stored or item.precision in SCHEMES
-        row = [Fit(_judge(item, place, is_mapped), _largest_context(config, item, place)) for place in where]
+        of_context = partial(estimate_of, item.precision)
+        row = [Fit(_judge(item, place, is_mapped), _largest_context(of_context, max_context, place)) for place in where]
         fits.append(tuple(row))
     return Plan(name, max_context, stored, tuple(where), estimates, tuple(fits))
 
@@ -228,17 +248,15 @@ def _judge(item: Estimate, place: Place, is_mapped: bool) -> Verdict:
     return "no"
 
 
-def _largest_context(config: BaichuanConfig, item: Estimate, place: Place) -> int | None:
-    """The longest context, up to the model's own, with which the estimate still fits; by bisection."""
-    room, most = _room(place), config.model_max_length
-    assert most is not None
+def _largest_context(of_context: Callable[[int], Estimate], most: int, place: Place) -> int | None:
+    """The longest context, up to `most`, with which the estimate of it still fits; by bisection."""
+    room = _room(place)
     if room is None:
         return None
     low, high = 0, most  # `low` fits, or is nothing at all
     while low < high:
         middle = (low + high + 1) // 2
-        longer = estimate(config, item.precision, context=middle, batch=item.batch)
-        low, high = (middle, high) if _need(longer, place) <= room else (low, middle - 1)
+        low, high = (middle, high) if _need(of_context(middle), place) <= room else (low, middle - 1)
     return low or None
 
 
@@ -258,7 +276,7 @@ def plan_model(settings: PlanSettings) -> Plan:
         CheckpointError: there is no such model, or its config.json is not that of a Baichuan model.
         SettingsError: the context is longer than the model takes.
     """
-    name, config, stored = _find_config(settings)
+    name, config, stored, spec = _find_config(settings)
     where = []
     if settings.gpu is not None:
         size = parse_bytes(settings.gpu)
@@ -266,14 +284,16 @@ def plan_model(settings: PlanSettings) -> Plan:
     if settings.memory is not None:
         size = parse_bytes(settings.memory)
         where.append(Place("cpu", "main", size, size, is_live=False))
-    return make_plan(config, name, where or places(), context=settings.context, batch=settings.batch, stored=stored)
+    return make_plan(
+        config, name, where or places(), context=settings.context, batch=settings.batch, stored=stored, spec=spec
+    )
 
 
-def _find_config(settings: PlanSettings) -> tuple[str, BaichuanConfig, str | None]:
-    """What to call the model, its config, and the precision of its files."""
+def _find_config(settings: PlanSettings) -> tuple[str, BaichuanConfig, str | None, QuantizationSpec | None]:
+    """What to call the model, its config, the precision of its files, and how files of our own are quantised."""
     name = settings.model
     if name is not None and name.lower() in RELEASED_SHAPES and not Path(name).exists():
-        return name, BaichuanConfig(**RELEASED_SHAPES[name.lower()]), "bfloat16"
+        return name, BaichuanConfig(**RELEASED_SHAPES[name.lower()]), "bfloat16", None
     path = Path(name).expanduser() if name is not None and name.endswith(".json") else None
     if path is None or not path.is_file():
         folder = locate(name, revision=settings.revision, offline=settings.offline, with_weights=False)
@@ -286,7 +306,11 @@ def _find_config(settings: PlanSettings) -> tuple[str, BaichuanConfig, str | Non
             f"{path}: model_type is {fields.get('model_type')!r}, not {BaichuanConfig.model_type!r}: only Baichuan "
             "models are planned"
         )
-    stored = _stored(fields)
+    quantization = fields.get("quantization_config")
+    spec = None
+    if isinstance(quantization, dict) and quantization.get("quant_method") == METHOD:
+        spec = QuantizationSpec.from_dict(path, quantization)
+    stored = spec.format if spec is not None else _stored(fields)
     try:
         config = BaichuanConfig.from_dict(
             {key: value for key, value in fields.items() if key not in ("quantization_config", "dtype", "torch_dtype")}
@@ -301,7 +325,7 @@ def _find_config(settings: PlanSettings) -> tuple[str, BaichuanConfig, str | Non
             raise CheckpointError(
                 f"{path}: {field} is larger than that of any model ({LARGEST_FIELD}): download it again"
             )
-    return name if name is not None else "demo-chat", config, stored
+    return name if name is not None else "demo-chat", config, stored, spec
 
 
 def _stored(fields: dict[str, Any]) -> str | None:
