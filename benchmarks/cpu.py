@@ -1,15 +1,16 @@
-"""How fast Baichuan 2 runs on this processor, beside llama.cpp, transformers and bitsandbytes, in one interleaved run.
+"""How fast Baichuan 2 runs on this processor, beside llama.cpp, transformers and bitsandbytes, in interleaved turns.
 
 To be complete it needs a peer: an interpreter with llama-cpp-python (see benchmarks/README.md for how to build it);
 without one the rows of llama.cpp say that they were left out. Models with random weights are written into --directory
-when they are not there (60 GB for everything), and are used again by the next run. The page and the JSON go to
---output. Needs nobody while it runs, and does not mind other work on the machine: engines take turns of seconds, and
+when they are not there (50 GB for everything), and are used again by the next run. The page and the JSON go to
+--output after each group; a later run of the same day adds its groups to them, so a run that was cut off goes on with
+--resume. Needs nobody while it runs, and does not mind other work on the machine: engines take turns of seconds, and
 each ratio is of neighbouring turns. A row that cannot be measured says why, and the others go on.
 """
 
 import argparse
-import dataclasses
 import datetime
+import importlib.metadata
 import json
 import os
 import platform
@@ -30,20 +31,26 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from cpu_child import EngineError  # noqa: E402
 from cpu_engines import Engines, Shape  # noqa: E402
-from cpu_groups import GROUPS  # noqa: E402
+from cpu_groups import GROUPS, LOOKUP_TOKENS, first_token_command  # noqa: E402
 from cpu_limits import Limits, available_cores, hardware  # noqa: E402
-from cpu_page import MARKS, cells, page  # noqa: E402
-from cpu_rows import Bench, Row  # noqa: E402
+from cpu_page import MARKS, cells  # noqa: E402
+from cpu_profile import PerfError, sampled, sampled_command  # noqa: E402
+from cpu_report import Report  # noqa: E402
+from cpu_rows import Bench, Row, Work, decode_action  # noqa: E402
 
 EXAMPLES = """examples:
   python benchmarks/cpu.py --directory ~/bench-models --peer-python ~/llama/bin/python
   python benchmarks/cpu.py --directory ~/bench-models --only decode context     # two groups, no peer
-  python benchmarks/cpu.py --directory ~/bench-models --only prefill --profile  # and where a step's time goes
+  python benchmarks/cpu.py --directory ~/bench-models --resume --profile        # what is missing, and why rows missed
   python benchmarks/cpu.py --directory /tmp/tiny --shape tiny --large-shape tiny --turns 1 --no-quality   # a try-out
 """
 QUALITY_FORMATS = ("int8, head in int8", "int4, groups of 64, head in int8", "int4, groups of 64, head in int4",
                    "nf4 (official 4bits files)", "Q4_0", "Q4_K_M", "Q8_0")  # fmt: skip
-PROFILE_STEPS = 8
+PROFILE_STEPS = 16
+QUALITY = "quality"
+CHOICES = (*GROUPS, QUALITY)
+QUALITY_SECONDS = 1800
+MOST_TOKENS = 120  # that a session of any engine has room for
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -53,26 +60,38 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--directory", type=Path, required=True, metavar="DIR", help="where the models are or will be")
     parser.add_argument("--peer-python", type=Path, metavar="PATH", help="interpreter that has llama-cpp-python")
-    parser.add_argument("--only", nargs="+", choices=GROUPS, metavar="GROUP", help=f"of {', '.join(GROUPS)}")
+    parser.add_argument("--only", nargs="+", choices=CHOICES, metavar="GROUP", help=f"of {', '.join(CHOICES)}")
+    parser.add_argument("--resume", action="store_true", help="leave out the groups that the page has already")
     parser.add_argument("--output", type=Path, default=SCRIPTS, metavar="DIR", help="for the page (default: here)")
+    parser.add_argument("--page", type=Path, metavar="PATH",
+                        help="JSON of the page to go on with (default: of this processor and day)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=available_cores(), help="of every engine (default: all cores)")
-    parser.add_argument("--turns", type=int, default=5, help="of each engine in each row (default: 5)")
+    parser.add_argument("--turns", type=int, default=5, help="of each engine in each row, at most (default: 5)")
+    parser.add_argument("--row-seconds", type=float, default=30, metavar="S",
+                        help="no further turn of a row where it would end later (default: 30)")  # fmt: skip
+    parser.add_argument("--call-seconds", type=float, default=400, metavar="S",
+                        help="an engine that takes longer for one command is ended (default: 400)")  # fmt: skip
     parser.add_argument("--tokens", type=int, default=12, help="decoded in a turn (default: 12)")
     parser.add_argument("--shape", choices=("7b", "tiny"), default="7b", help="sizes of the model (default: 7b)")
     parser.add_argument("--large-shape", choices=("13b", "tiny"), default="13b", help="of the larger (default: 13b)")
     parser.add_argument("--int4", default="int4-g64-head8", metavar="FORMAT", help="our 4 bits (default: %(default)s)")
     parser.add_argument("--int8", default="int8-head8", metavar="FORMAT", help="our 8 bits (default: %(default)s)")
     parser.add_argument("--contexts", type=int, nargs=2, default=(64, 2048), metavar="N", help="short and long")
+    parser.add_argument("--batch-context", type=int, default=32, metavar="N", help="of each of several sequences")
+    parser.add_argument("--large-context", type=int, default=512, metavar="N",
+                        help="long one of the larger model (default: 512, as reading takes long)")  # fmt: skip
     parser.add_argument("--prompts", type=int, nargs=2, default=(512, 2048), metavar="N", help="lengths for prefill")
     parser.add_argument("--batches", type=int, nargs="+", default=(4, 8, 16), metavar="N", help="sequences at once")
     parser.add_argument("--official-layers", type=int, nargs=2, default=(2, 6), metavar="N",
                         help="of transformers' model, from which the whole is extrapolated (default: 2 6)")  # fmt: skip
     parser.add_argument("--no-quality", action="store_true", help="leave out the KL on the demo model (some minutes)")
-    parser.add_argument("--profile", action="store_true", help="where the time of a decode step goes, at both contexts")
+    parser.add_argument("--profile", action="store_true", help="where our time goes in the rows that miss their target")
     options = parser.parse_args(arguments)
-    for name in ("threads", "turns", "tokens"):
+    for name in ("threads", "turns", "tokens", "row_seconds", "call_seconds"):
         if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    if options.turns * options.tokens > MOST_TOKENS:
+        parser.error(f"--turns times --tokens must be at most {MOST_TOKENS}, got {options.turns * options.tokens}")
     if options.official_layers[0] >= options.official_layers[1] or options.official_layers[0] < 1:
         parser.error("--official-layers must be two ascending numbers of layers")
     if options.peer_python is not None and not options.peer_python.is_file():
@@ -82,35 +101,72 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def main() -> int:
     options = parse_arguments()
+    path = options.page or report_path(options.output)
+    try:
+        report = Report.read(path)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     options.directory.mkdir(parents=True, exist_ok=True)
-    engines = Engines(options.directory, options.peer_python, options.threads, tuple(options.official_layers))
-    rows: list[Row] = []
+    run = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    facts = measure_groups(options, report, path, run)
+    if wants_quality(options, report):
+        report.quality = {"run": run, **measure_quality(options)}
+        report.runs[run] = facts
+        report.write(path)
+    for row in (measured.row for measured in report.rows if measured.row.is_met is not True):
+        print(f"{MARKS[row.is_met]}: {row.what}, {row.model} against {row.against} {row.note}")
+    print(f"written: {path} and {path.with_suffix('.md').name}")
+    return 0
+
+
+def report_path(folder: Path) -> Path:
+    """The JSON of this processor and day."""
+    processor = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*", " ", str(hardware()["processor"]).lower())
+    name = "-".join(re.findall(r"[a-z0-9]+", processor)) or "unknown"
+    return folder / f"cpu_{name}_{datetime.datetime.now(datetime.UTC).date().isoformat()}.json"
+
+
+def measure_groups(options: argparse.Namespace, report: Report, path: Path, run: str) -> dict[str, Any]:
+    """Measures the groups asked for and writes the report after each; the facts of this run."""
+    done = report.groups() if options.resume else set()
+    groups = [group for group in options.only or CHOICES if group in GROUPS and group not in done]
+    engines = Engines(
+        options.directory, options.peer_python, options.threads, tuple(options.official_layers), options.call_seconds
+    )
     with Limits(options.threads) as limits:
-        bench = Bench(
-            engines=engines, limits=limits, turns=options.turns, tokens=options.tokens,
-            shape=Shape(options.shape), large_shape=Shape(options.large_shape),
-            formats={"int4": options.int4, "int8": options.int8, "official4": "official4"},
-            contexts=tuple(options.contexts), prompts=tuple(options.prompts), batches=tuple(options.batches),
-        )  # fmt: skip
-        peaks = limits.matrix_peak()
+        bench = make_bench(options, engines, limits)
+        peaks = limits.peaks()
+        facts = report.runs[run] = run_facts(options)
         try:
-            for group in options.only or GROUPS:
+            for group in groups:
                 print(f"{group}: {GROUPS[group].__doc__}", flush=True)
-                new = measure_group(bench, group)
-                rows += new
-                for row in new:
+                rows = measure_group(bench, group)
+                report.put(group, rows, run, CHOICES)
+                facts |= {**engine_facts(engines), "limits": limit_facts(limits, peaks)}
+                report.details |= bench.details
+                report.write(path)
+                for row in rows:
                     print("  " + " | ".join(cells(row)), flush=True)
-            profile = take_profile(bench) if options.profile else {}
+            if options.profile:
+                take_profiles(bench, report, options.only or list(GROUPS), run)
         finally:
             engines.keep_only()
-        facts = {**gather_facts(options, engines), "limits": limit_facts(limits, peaks), "profile": profile}
-    facts["quality"] = {"reason": "--no-quality"} if options.no_quality else measure_quality(options)
-    target = write(options.output, rows, facts, bench.details)
-    missed = [row for row in rows if row.is_met is not True]
-    for row in missed:
-        print(f"{MARKS[row.is_met]}: {row.what}, {row.model} against {row.against} {row.note}")
-    print(f"written: {target}.md and .json")
-    return 0
+        facts |= {**engine_facts(engines), "limits": limit_facts(limits, peaks)}
+    report.runs[run] = facts
+    report.write(path)
+    return facts
+
+
+def make_bench(options: argparse.Namespace, engines: Engines, limits: Limits) -> Bench:
+    """What the groups share."""
+    return Bench(
+        engines=engines, limits=limits, turns=options.turns, row_seconds=options.row_seconds, tokens=options.tokens,
+        shape=Shape(options.shape), large_shape=Shape(options.large_shape),
+        formats={"int4": options.int4, "int8": options.int8, "official4": "official4"},
+        contexts=tuple(options.contexts), prompts=tuple(options.prompts), batches=tuple(options.batches),
+        batch_context=options.batch_context, large_context=options.large_context,
+    )  # fmt: skip
 
 
 def measure_group(bench: Bench, group: str) -> list[Row]:
@@ -121,24 +177,59 @@ def measure_group(bench: Bench, group: str) -> list[Row]:
         return [Row(group=group, what=group, model="", against="", target=float("nan"), note=str(error))]
 
 
-def take_profile(bench: Bench) -> dict[str, Any]:
-    """Stages of a decode step of our 4-bit model at both contexts."""
-    own = bench.own("int4")
-    bench.engines.keep_only([own])
-    found: dict[str, Any] = {}
-    for context in bench.contexts:
+def take_profiles(bench: Bench, report: Report, groups: Sequence[str], run: str) -> None:
+    """Where our time goes in each row of these groups that misses its target; work that rows share is done once."""
+    for measured in report.rows:
+        row = measured.row
+        if row.is_met is not False or row.group not in groups or row.work is None:
+            continue
+        title = f"{row.model}, {row.work.what}"
+        if report.profiles.get(title, {}).get("run") == run:
+            continue
+        print(f"profile: {title}", flush=True)
         try:
-            bench.engines.call(own, "start", name="profile", context=context, batch=1)
-            stages = bench.engines.call(own, "profile", name="profile", tokens=PROFILE_STEPS)
-            found[f"{own}, context {context}"] = stages
-        except EngineError as error:
-            print(f"  no profile at context {context}: {error}", flush=True)
-    return found
+            found = profile(bench, row.model, row.work)
+        except (PerfError, EngineError, OSError) as error:
+            print(f"  none: {error}", flush=True)
+            continue
+        report.profiles[title] = {"run": run, "group": row.group, **found}
 
 
-def gather_facts(options: argparse.Namespace, engines: Engines) -> dict[str, Any]:
+def profile(bench: Bench, key: str, work: Work) -> dict[str, Any]:
+    """Shares by perf ("samples"), or where there is none, stages of a decode step ("stages").
+
+    Raises:
+        PerfError: perf cannot tell, and the work is no decode step.
+        EngineError: the engine failed.
+    """
+    engines = bench.engines
+    engines.keep_only([key])
+    if work.kind == "load":
+        return {"samples": sampled_command(first_token_command(engines.path(key)), engines.call_seconds)}
+    if work.kind == "decode":
+        decode_action(bench, key, work.length, work.batch)  # starts its session
+        name = f"{work.length}x{work.batch}"
+        try:
+            action = lambda: engines.call(key, "decode", name=name, tokens=PROFILE_STEPS)  # noqa: E731
+            return {"samples": sampled(engines.pid(key), action)}
+        except PerfError as error:
+            if work.batch > 1:
+                raise
+            print(f"  {error}; stages by torch instead", flush=True)
+            return {"stages": engines.call(key, "profile", name=name, tokens=PROFILE_STEPS)}
+        finally:
+            engines.stop(key, name)
+    if work.kind == "lookup":
+        ids = engines.call(key, "copy_prompt", tokens=LOOKUP_TOKENS)
+        arguments: dict[str, Any] = {"do": "reply", "ids": ids, "tokens": LOOKUP_TOKENS, "with_lookup": True}
+    else:
+        engines.call(key, "start", name="profile", context=4, batch=1)  # loads it
+        arguments = {"do": "start", "name": "profile", "context": work.length, "batch": 1}
+    return {"samples": sampled(engines.pid(key), lambda: engines.call(key, **arguments))}
+
+
+def run_facts(options: argparse.Namespace) -> dict[str, Any]:
     """What ran, where, and how."""
-    answers = engines.facts.values()
     return {
         "command": "python benchmarks/cpu.py " + shlex.join(sys.argv[1:]),
         "commit": commit(),
@@ -146,27 +237,54 @@ def gather_facts(options: argparse.Namespace, engines: Engines) -> dict[str, Any
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        "bitsandbytes": version_of("bitsandbytes"),
         "hardware": hardware(),
         "threads": options.threads,
+        "kernels": None,
+        "peer": None,
+        "engines": {},
+        "bytes": {},
+        "limits": {"reason": "no group was measured"},
+    }
+
+
+def version_of(package: str) -> str | None:
+    """Its version, or None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def engine_facts(engines: Engines) -> dict[str, Any]:
+    """What the engines said of themselves when they were loaded, and the bytes that a token reads of each."""
+    answers = engines.facts.values()
+    return {
         "kernels": next((facts["instructions"] for facts in answers if "instructions" in facts), None),
         "peer": next((facts for facts in answers if "system" in facts), None),
-        "engines": engines.facts,
+        "engines": dict(engines.facts),
         "bytes": {key: engines.bytes_per_token(key) for key in engines.facts if not engines.is_official(key)},
     }
 
 
 def limit_facts(limits: Limits, peaks: dict[str, float]) -> dict[str, Any]:
-    """Bandwidth of all turns and the peak of the matrix units."""
+    """Bandwidth of all turns and the peaks of the units."""
     seen = limits.bandwidths
     reason = limits.reason or (None if seen else "no turn was taken")
     spread = {"low": min(seen), "median": statistics.median(seen), "high": max(seen)} if seen else {}
-    return {"reason": reason, "bandwidth": spread, "turns": len(seen), "matrix_peak": peaks}
+    return {"reason": reason, "bandwidth": spread, "turns": len(seen), "peaks": peaks}
 
 
 def commit() -> str:
     """The commit of this repository, marked where files differ from it."""
     command = ["git", "-C", str(SCRIPTS), "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
+def wants_quality(options: argparse.Namespace, report: Report) -> bool:
+    """Whether the formats' quality is to be measured now."""
+    is_chosen = not options.only or QUALITY in options.only
+    return is_chosen and not options.no_quality and not (options.resume and bool(report.quality.get("rows")))
 
 
 def measure_quality(options: argparse.Namespace) -> dict[str, Any]:
@@ -177,28 +295,17 @@ def measure_quality(options: argparse.Namespace) -> dict[str, Any]:
         if options.peer_python is not None:
             command += ["--peer-python", str(options.peer_python)]
         print("quality: " + shlex.join(command), flush=True)
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+                                  timeout=QUALITY_SECONDS)  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return {"reason": f"ended, as it took more than {QUALITY_SECONDS} s"}
         written = list(Path(folder).glob("*.json"))
         if done.returncode != 0 or not written:
             return {"reason": " ".join(done.stdout.strip().splitlines()[-1:])}
         report = json.loads(written[0].read_text(encoding="utf-8"))
     rows = [row for row in report["rows"] if row["way"] == "as it runs"]
     return {"command": report["command"], "rows": rows}
-
-
-def write(folder: Path, rows: Sequence[Row], facts: dict[str, Any], details: dict[str, Any]) -> Path:
-    """Writes the page and the JSON; their common name without an ending."""
-    folder.mkdir(parents=True, exist_ok=True)
-    processor = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*", " ", str(facts["hardware"]["processor"]).lower())
-    name = "-".join(re.findall(r"[a-z0-9]+", processor)) or "unknown"
-    target = folder / f"cpu_{name}_{facts['date']}"
-    target.with_name(target.name + ".md").write_text(page(rows, facts), encoding="utf-8")
-    listed = [{**dataclasses.asdict(row), "is_met": row.is_met} for row in rows]
-    # what was not measured is NaN, which JSON has no word for
-    known = json.loads(json.dumps({**facts, "rows": listed, "details": details}), parse_constant=lambda _: None)
-    report = json.dumps(known, ensure_ascii=False, indent=1) + "\n"
-    target.with_name(target.name + ".json").write_text(report, encoding="utf-8")
-    return target
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Standard library only: the children of other interpreters import this too.
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 import traceback
@@ -38,6 +39,9 @@ def serve(commands: Commands) -> None:
 class Child:
     """The near end of a child: `child("decode", tokens=8)` is what its command gives back."""
 
+    seconds: float = 600.0
+    """Time for one command; a child that takes longer is ended."""
+
     def __init__(self, command: Sequence[object], *, environment: Mapping[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
             [str(part) for part in command],
@@ -49,17 +53,32 @@ class Child:
             env={**os.environ, **(environment or {})},
         )
 
+    @property
+    def pid(self) -> int:
+        """The number of its process, for programs that look at it from outside."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can take another command."""
+        return self._process.poll() is None
+
     def __call__(self, do: str, **arguments: Any) -> Any:
         """The result of one command.
 
         Raises:
-            EngineError: it failed, or the process has died.
+            EngineError: it failed, took too long, or the process has died.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
             self._process.stdin.flush()
+            # an answer is one line, so none of it waits in a buffer here
+            if not select.select([self._process.stdout], [], [], self.seconds)[0]:
+                self._process.kill()
+                self.close()
+                raise EngineError(f"ended, as it took more than {self.seconds:g} s to {do}")
             line = self._process.stdout.readline()
         except (BrokenPipeError, ValueError):
             line = ""

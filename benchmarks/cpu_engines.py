@@ -4,6 +4,7 @@ An engine has sessions (`start` reads prompts, `decode` adds tokens); those of `
 answer the same commands.
 """
 
+import contextlib
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class Engines:
     peer_python: Path | None
     threads: int
     official_layers: tuple[int, int]
+    call_seconds: float = 600.0
     facts: dict[str, Any] = field(default_factory=dict)
     children: dict[str, Child] = field(default_factory=dict)
 
@@ -77,7 +79,19 @@ class Engines:
         try:
             return self.children[key](do, **arguments)
         except EngineError as error:
+            if not self.children[key].is_alive:  # the next row gets a new one
+                self.children.pop(key)
             raise EngineError(f"{key}: {error}") from error
+
+    def stop(self, key: str, name: str) -> None:
+        """Frees a session of an engine, if both are there."""
+        if key in self.children:
+            with contextlib.suppress(EngineError):  # its row says so already
+                self.call(key, "stop", name=name)
+
+    def pid(self, key: str) -> int:
+        """The process of a loaded engine."""
+        return self.children[key].pid
 
     def _load(self, key: str) -> None:
         shape, _, way = key.partition("-")
@@ -95,6 +109,7 @@ class Engines:
             arguments["path"] = str(self.path(key))
         try:
             child = Child(command)
+            child.seconds = self.call_seconds
             self.facts[key] = child("load", **arguments)
         except (EngineError, OSError) as error:
             raise EngineError(f"{key}: {error}") from error

@@ -1,12 +1,12 @@
 """The groups of rows of `benchmarks/cpu.py`, in the order in which they run: engines that are shared stay loaded."""
 
-import contextlib
 import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cpu_child import EngineError
 from cpu_engines import SCRIPTS, Shape
@@ -16,6 +16,7 @@ from cpu_rows import (
     Bench,
     Comparison,
     Row,
+    Work,
     context_row,
     decode_action,
     floor_row,
@@ -25,48 +26,53 @@ from cpu_rows import (
     speed,
 )
 
-FEWER_TURNS = 3  # where a turn takes a minute
+MOST_LOADS = 3
 FIRST_TOKEN_SECONDS = 3.0
 LOOKUP_TOKENS = 64
+READ_TWICE = 5  # times the usual patience, for prompts that take most of a minute in the slowest engine
 
 Starts = dict[str, Callable[[], Action]]
 
 
-def _decoders(bench: Bench, keys: list[str], context: int, batch: int = 1) -> Starts:
+def _decoders(bench: Bench, keys: Sequence[str], context: int, batch: int = 1) -> Starts:
     return {key: (lambda key=key: decode_action(bench, key, context, batch)) for key in keys}
 
 
-def _readers(bench: Bench, keys: list[str], length: int) -> Starts:
+def _readers(bench: Bench, keys: Sequence[str], length: int) -> Starts:
     return {key: (lambda key=key: prefill_action(bench, key, length)) for key in keys}
 
 
-def decode(bench: Bench, shape: Shape | None = None, group: str = "decode") -> list[Row]:
+def decode(bench: Bench) -> list[Row]:
     """One sequence at a short context, beside llama.cpp's 4-bit formats and the bandwidth floor."""
-    size = shape or bench.shape
-    own, plain, mixed = bench.own("int4", size), bench.other("Q4_0", size), bench.other("Q4_K_M", size)
+    own, plain, mixed = bench.own("int4"), bench.other("Q4_0"), bench.other("Q4_K_M")
     bench.engines.keep_only([own, plain, mixed])
-    context = bench.contexts[0]
-    series, failures = measure(bench, f"{group} {context}", _decoders(bench, [own, plain, mixed], context))
-    what = f"decode, batch 1, context {context}"
+    length = bench.contexts[0]
+    series, failures = measure(bench, f"decode {length}", _decoders(bench, [own, plain, mixed], length))
+    work = Work("decode", length)
     return [
-        Comparison(group, what, own, plain, 1.10).row(series, failures),
-        Comparison(group, what, own, mixed, 1.5).row(series, failures),
-        floor_row(bench, group, size, own, series),
+        Comparison("decode", work, own, plain, 1.10).row(series, failures),
+        Comparison("decode", work, own, mixed, 1.5).row(series, failures),
+        floor_row(bench, "decode", bench.shape, own, series),
     ]
 
 
-def context(bench: Bench, shape: Shape | None = None, group: str = "context") -> list[Row]:
+def context(bench: Bench) -> list[Row]:
     """One sequence at a long context; what the context costs is taken from turns at both lengths."""
-    size = shape or bench.shape
-    own, plain = bench.own("int4", size), bench.other("Q4_0", size)
+    return _context(bench, "context", bench.shape, bench.contexts[1])
+
+
+def _context(bench: Bench, group: str, shape: Shape, long: int) -> list[Row]:
+    own, plain = bench.own("int4", shape), bench.other("Q4_0", shape)
     bench.engines.keep_only([own, plain])
-    short, long = bench.contexts
+    short = bench.contexts[0]
     starts = _decoders(bench, [own, plain], long)
     starts["short"] = lambda: decode_action(bench, own, short)
     series, failures = measure(bench, f"{group} {long}", starts)
-    rows = [Comparison(group, f"decode, batch 1, context {long}", own, plain, 1.25).row(series, failures)]
+    _stop(bench, [own, plain], f"{long}x1")
+    rows = [Comparison(group, Work("decode", long), own, plain, 1.25).row(series, failures)]
     if own in series and "short" in series and BANDWIDTH in series:
-        rows.append(context_row(bench, group, size, own, (series["short"], series[own]), series[BANDWIDTH]))
+        both = (series["short"], series[own])
+        rows.append(context_row((short, long), group, shape, own, both, series[BANDWIDTH]))
     else:
         reason = failures.get(own) or failures.get("short") or bench.limits.reason or "not measured"
         rows.append(
@@ -81,13 +87,11 @@ def batch(bench: Bench) -> list[Row]:
     own, plain = bench.own("int4"), bench.other("Q4_0")
     bench.engines.keep_only([own, plain])
     rows = []
-    length = bench.contexts[0]
+    length = bench.batch_context
     for size in bench.batches:
         series, failures = measure(bench, f"batch {size}", _decoders(bench, [own, plain], length, size))
-        what = f"decode, batch {size}, context {length}"
-        rows.append(Comparison("batch", what, own, plain, 2.0, amount=size).row(series, failures))
-        for key in (own, plain):
-            _stop(bench, key, f"{length}x{size}")
+        rows.append(Comparison("batch", Work("decode", length, size), own, plain, 2.0).row(series, failures))
+        _stop(bench, [own, plain], f"{length}x{size}")
     return rows
 
 
@@ -97,31 +101,29 @@ def prefill(bench: Bench) -> list[Row]:
     bench.engines.keep_only([own, plain, fused])
     rows = []
     for number, length in enumerate(bench.prompts):
-        turns = min(FEWER_TURNS, bench.turns) if number else bench.turns
-        series, failures = measure(bench, f"prefill {length}", _readers(bench, [own, plain, fused], length), turns)
-        what = f"prefill {length}"
-        rows.append(Comparison("prefill", what, own, plain, 3.0, amount=length).row(series, failures))
-        note = _layers_note(bench)
-        rows.append(Comparison("prefill", what, own, fused, 1.2, amount=length, note=note).row(series, failures))
+        patience = 1 if number else READ_TWICE
+        readers = _readers(bench, [own, plain, fused], length)
+        series, failures = measure(bench, f"prefill {length}", readers, patience=patience)
+        work, note = Work("prefill", length), _layers_note(bench, bench.shape)
+        rows.append(Comparison("prefill", work, own, plain, 3.0).row(series, failures))
+        rows.append(Comparison("prefill", work, own, fused, 1.2, note=note).row(series, failures))
     return rows
 
 
 def official(bench: Bench) -> list[Row]:
     """The official way, eager attention in 32 and 16 bits, by extrapolation from a few layers."""
     own, full, half = bench.own("int4"), bench.other("eager-fp32"), bench.other("eager-bf16")
-    bench.engines.keep_only([own])
     short, length = bench.contexts[0], bench.prompts[0]
     rows = []
+    note = _layers_note(bench, bench.shape)
     for key, decode_target, prefill_target in ((full, 6.0, 6.0), (half, 4.0, 1.2)):
         bench.engines.keep_only([own, key])
-        note = _layers_note(bench)
         series, failures = measure(bench, f"official {key} {short}", _decoders(bench, [own, key], short))
-        what = f"decode, batch 1, context {short}"
-        rows.append(Comparison("official", what, own, key, decode_target, note=note).row(series, failures))
-        turns = min(FEWER_TURNS, bench.turns)
-        series, failures = measure(bench, f"official {key} {length}", _readers(bench, [own, key], length), turns)
-        comparison = Comparison("official", f"prefill {length}", own, key, prefill_target, amount=length, note=note)
-        rows.append(comparison.row(series, failures))
+        work = Work("decode", short)
+        rows.append(Comparison("official", work, own, key, decode_target, note=note).row(series, failures))
+        series, failures = measure(bench, f"official {key} {length}", _readers(bench, [own, key], length))
+        work = Work("prefill", length)
+        rows.append(Comparison("official", work, own, key, prefill_target, note=note).row(series, failures))
     return rows
 
 
@@ -130,34 +132,33 @@ def lookup(bench: Bench) -> list[Row]:
     own = bench.own("int4")
     bench.engines.keep_only([own])
     what = "prompt look-up on a copy-heavy task"
-    shared = {"group": "lookup", "what": what, "model": own, "against": "our own plain decoding", "target": 2.0}
+    shared: dict[str, Any] = {
+        "group": "lookup", "what": what, "model": own, "against": "our own plain decoding", "target": 2.0,
+        "work": Work("lookup"),
+    }  # fmt: skip
     replies: dict[bool, list[int]] = {}
     try:
         prompt = bench.engines.call(own, "copy_prompt", tokens=LOOKUP_TOKENS)
-
-        def seconds(with_lookup: bool) -> float:
-            found = bench.engines.call(own, "reply", ids=prompt, tokens=LOOKUP_TOKENS, with_lookup=with_lookup)
-            replies[with_lookup] = found["ids"]
-            return float(found["seconds"]) / (LOOKUP_TOKENS - 1)
-
-        makes: Starts = {
-            "with look-up": lambda: lambda: seconds(True),
-            "without": lambda: lambda: seconds(False),
-        }
-        series, failures = measure(bench, "lookup", makes, min(FEWER_TURNS, bench.turns))
     except EngineError as error:
         return [Row(**shared, note=str(error))]
-    if "with look-up" not in series:
+
+    def seconds(with_lookup: bool) -> float:
+        found = bench.engines.call(own, "reply", ids=prompt, tokens=LOOKUP_TOKENS, with_lookup=with_lookup)
+        replies[with_lookup] = found["ids"]
+        return float(found["seconds"]) / (LOOKUP_TOKENS - 1)
+
+    makes: Starts = {"with look-up": lambda: lambda: seconds(True), "without": lambda: lambda: seconds(False)}
+    series, failures = measure(bench, "lookup", makes)
+    if "with look-up" not in series or "without" not in series:
         return [Row(**shared, note=next(iter(failures.values()), "not measured"))]
     if replies[True] != replies[False]:
         return [Row(**shared, note="the texts differ")]
     median, low, high = ratios(series["without"], series["with look-up"])
     ours, other = speed(series["with look-up"], 1), speed(series["without"], 1)
     distinct = len(set(replies[True]))
-    note = (
-        f"a real model's own repetitions: {LOOKUP_TOKENS} tokens, {distinct} of them distinct; the same ids both ways"
-    )
-    return [Row(**shared, ours=ours, other=other, ratio=median, low=low, high=high, note=note)]
+    note = f"a random model's own repetitions: {LOOKUP_TOKENS} tokens, {distinct} distinct; the same ids both ways"
+    turns = len(series["without"])
+    return [Row(**shared, ours=ours, other=other, ratio=median, low=low, high=high, turns=turns, note=note)]
 
 
 def nf4(bench: Bench) -> list[Row]:
@@ -166,11 +167,11 @@ def nf4(bench: Bench) -> list[Row]:
     bench.engines.keep_only([own, files, library])
     length = bench.contexts[0]
     series, failures = measure(bench, f"nf4 {length}", _decoders(bench, [files, own, library], length))
-    what = f"decode, official NF4 files, context {length}"
-    note = _layers_note(bench)
+    work, what = Work("decode", length), f"decode, official NF4 files, context {length}"
+    note = _layers_note(bench, bench.shape)
     return [
-        Comparison("nf4", what, files, own, 0.9).row(series, failures),
-        Comparison("nf4", what, files, library, 4.0, note=note).row(series, failures),
+        Comparison("nf4", work, files, own, 0.9, what=what).row(series, failures),
+        Comparison("nf4", work, files, library, 4.0, what=what, note=note).row(series, failures),
     ]
 
 
@@ -180,18 +181,29 @@ def int8(bench: Bench) -> list[Row]:
     bench.engines.keep_only([own, peer])
     length = bench.contexts[0]
     series, failures = measure(bench, f"int8 {length}", _decoders(bench, [own, peer], length))
-    return [Comparison("int8", f"decode, batch 1, context {length}", own, peer, 1.05).row(series, failures)]
+    return [Comparison("int8", Work("decode", length), own, peer, 1.05).row(series, failures)]
 
 
 def large(bench: Bench) -> list[Row]:
-    """The same ratios for the larger model, whose positions are ALiBi."""
+    """The same ratios for the larger model, whose positions are ALiBi; two engines at a time, for their memory."""
     size = bench.large_shape
-    own, plain = bench.own("int4", size), bench.other("Q4_0", size)
-    rows = decode(bench, size, "large") + context(bench, size, "large")
-    length = bench.prompts[0]
-    turns = min(FEWER_TURNS, bench.turns)
-    series, failures = measure(bench, f"large prefill {length}", _readers(bench, [own, plain], length), turns)
-    rows.append(Comparison("large", f"prefill {length}", own, plain, 3.0, amount=length).row(series, failures))
+    own, plain, mixed = bench.own("int4", size), bench.other("Q4_0", size), bench.other("Q4_K_M", size)
+    fused = bench.other("sdpa-bf16", size)
+    short, length = bench.contexts[0], bench.prompts[0]
+    rows = []
+    for other, target in ((mixed, 1.5), (plain, 1.10)):
+        bench.engines.keep_only([own, other])
+        series, failures = measure(bench, f"large {other} {short}", _decoders(bench, [own, other], short))
+        rows.append(Comparison("large", Work("decode", short), own, other, target).row(series, failures))
+    rows.append(floor_row(bench, "large", size, own, series))
+    rows += _context(bench, "large", size, bench.large_context)
+    for read in dict.fromkeys((length, bench.large_context)):
+        series, failures = measure(bench, f"large prefill {read}", _readers(bench, [own, plain], read))
+        rows.append(Comparison("large", Work("prefill", read), own, plain, 3.0).row(series, failures))
+    bench.engines.keep_only([own, fused])
+    series, failures = measure(bench, f"large {fused} {length}", _readers(bench, [own, fused], length))
+    note = _layers_note(bench, size) + "; with rotation in ALiBi's place"
+    rows.append(Comparison("large", Work("prefill", length), own, fused, 1.2, note=note).row(series, failures))
     return rows
 
 
@@ -199,16 +211,16 @@ def load(bench: Bench) -> list[Row]:
     """From `load_model` to the first token, in fresh processes, with the file in the page cache."""
     bench.engines.keep_only()
     own = bench.own("int4")
-    shared = {
-        "group": "load", "what": "load, warm cache, to the first token", "model": own,
-        "against": "3 s", "target": FIRST_TOKEN_SECONDS, "better": "<=",
+    shared: dict[str, Any] = {
+        "group": "load", "what": "load, warm cache, to the first token", "model": own, "work": Work("load"),
+        "against": f"{FIRST_TOKEN_SECONDS:g} s", "target": FIRST_TOKEN_SECONDS, "better": "<=",
     }  # fmt: skip
     parts: list[dict[str, float]] = []
-    for _ in range(bench.turns + 1):
+    for _ in range(min(MOST_LOADS, bench.turns) + 1):
         try:
-            parts.append(_first_token(bench.engines.path(own)))
+            parts.append(_first_token(bench.engines.path(own), bench.engines.call_seconds))
         except (EngineError, OSError) as error:
-            return [Row(**shared, note=str(error))]  # type: ignore[arg-type]
+            return [Row(**shared, note=str(error))]
     parts = parts[1:]  # the first one has filled the cache
     bench.details["load"] = parts
     totals = [part["load"] + part["first token"] for part in parts]
@@ -218,41 +230,51 @@ def load(bench: Bench) -> list[Row]:
     print(f"  load                   {own:28} {totals}", flush=True)
     return [
         Row(
-            **shared,  # type: ignore[arg-type]
+            **shared,
             ours=f"{statistics.median(totals):.2f} s",
             other=f"{FIRST_TOKEN_SECONDS:g} s",
             ratio=statistics.median(totals),
             low=min(totals),
             high=max(totals),
+            turns=len(totals),
             note=f"load_model {loading:.2f} s; with the import of torch and transformers ({imports:.2f}) {whole:.2f} s",
         )
     ]
 
 
-def _first_token(folder: Path) -> dict[str, float]:
-    command = [sys.executable, str(SCRIPTS / "cpu_own.py"), "--first-token", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def first_token_command(folder: Path) -> list[str]:
+    """What prints the seconds to the first token."""
+    return [sys.executable, str(SCRIPTS / "cpu_own.py"), "--first-token", str(folder)]
+
+
+def _first_token(folder: Path, most_seconds: float) -> dict[str, float]:
+    command = first_token_command(folder)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=most_seconds)
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"{folder.name}: ended, as it took more than {most_seconds:g} s") from error
     if done.returncode != 0:
         raise EngineError(f"{folder.name}: {' '.join(done.stderr.strip().splitlines()[-1:])}")
     parts: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return parts
 
 
-def _layers_note(bench: Bench) -> str:
+def _layers_note(bench: Bench, shape: Shape) -> str:
     few, more = bench.engines.official_layers
-    return f"{bench.shape.layers} layers extrapolated from {few} and {more}"
+    return f"{shape.layers} layers extrapolated from {few} and {more}"
 
 
-def _stop(bench: Bench, key: str, name: str) -> None:
-    with contextlib.suppress(EngineError):  # its row says so already
-        bench.engines.call(key, "stop", name=name)
+def _stop(bench: Bench, keys: Sequence[str], name: str) -> None:
+    """Frees sessions; an engine that is not there any more has none."""
+    for key in keys:
+        bench.engines.stop(key, name)
 
 
 GROUPS: dict[str, Callable[[Bench], list[Row]]] = {
     "decode": decode,
     "context": context,
-    "batch": batch,
     "prefill": prefill,
+    "batch": batch,
     "official": official,
     "lookup": lookup,
     "nf4": nf4,

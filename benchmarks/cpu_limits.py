@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured in the same run: read bandwidth of memory, peak of its matrix units.
+"""What the machine can do at most, measured in the same run: read bandwidth of memory, peaks of its units.
 
 Both are small C programs, compiled where there is a C compiler; without one the limits are unknown, and say so.
 """
@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -82,8 +83,8 @@ class Limits:
         self.bandwidths.append(float(answer) * 1e9)
         return self.bandwidths[-1]
 
-    def matrix_peak(self) -> dict[str, float]:
-        """`bf16_tflops` and `int8_tops` of the matrix units; empty where there are none or no compiler."""
+    def peaks(self) -> dict[str, float]:
+        """What `cpu_matrix_peak.c` prints of the vector and matrix units; empty without a compiler."""
         if self.reason is not None:
             return {}
         command = [str(Path(self._folder.name) / "cpu_matrix_peak"), str(self.threads)]
@@ -92,13 +93,30 @@ class Limits:
         return peaks
 
 
+def peaks_text(peaks: Mapping[str, float]) -> str:
+    """The peaks, for people."""
+    parts = []
+    if "vector_bits" in peaks:
+        vector = f"{peaks['fp32_tflops']:g} TFLOP/s in float32, {peaks['int16_tops']:g} TOP/s in 16-bit multiply-adds"
+        if "vnni_int8_tops" in peaks:
+            vector += f", {peaks['vnni_int8_tops']:g} TOP/s in 8-bit ones (VNNI)"
+        parts.append(f"vector units ({peaks['vector_bits']:g} bits) {vector}")
+    if "bf16_tflops" in peaks:
+        parts.append(
+            f"matrix units (AMX) {peaks['bf16_tflops']:g} TFLOP/s in bfloat16, {peaks['int8_tops']:g} TOP/s in 8 bits"
+        )
+    else:
+        parts.append("no matrix units")
+    return "; ".join(parts)
+
+
 def hardware() -> dict[str, object]:
     """The processor's name, its number of cores that this process may use, and the memory in GiB."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
-    told = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    told = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
     return {
         "processor": names[0] if names else platform.machine(),
         "cores": available_cores(),

@@ -1,9 +1,11 @@
 """The rows of `benchmarks/cpu.py`: who takes turns with whom, and the ratios that come of it.
 
 A ratio is taken within each turn, of figures that lie seconds apart, and the row shows the median of all turns and
-their range: a machine that is slower for a minute is slower for both.
+their range: a machine that is slower for a minute is slower for both. A row takes as many turns as fit into its time,
+so rows whose turns are minutes long have one.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +21,33 @@ SETTLE_SECONDS = 0.05  # threads that wait actively go to sleep in that time
 Series = list[float]
 
 
+@dataclass(frozen=True)
+class Work:
+    """What the engines do in a row; a profile has ours do it again."""
+
+    kind: Literal["decode", "prefill", "lookup", "load"]
+    length: int = 0
+    batch: int = 1
+
+    @property
+    def what(self) -> str:
+        """For people."""
+        if self.kind == "decode":
+            return f"decode, batch {self.batch}, context {self.length}"
+        return f"{self.kind} {self.length}" if self.length else self.kind
+
+    @property
+    def tokens(self) -> int:
+        """That the seconds of a figure are for."""
+        return self.length if self.kind == "prefill" else self.batch
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One target and what was measured: `ratio` is the median of the turns, `low` and `high` their range.
+    """One target and what was measured: `ratio` is the median of `turns` turns, `low` and `high` their range.
 
-    `ours` and `other`: figures for people, such as "6.84 tokens/s". `note`: how to read it, or why there is no figure.
+    `model` and `other_model`: keys of the engines, the latter where there is one. `ours` and `other`: figures for
+    people, such as "6.84 tokens/s". `note`: how to read it, or why there is no figure.
     """
 
     group: str
@@ -32,6 +56,9 @@ class Row:
     against: str
     target: float
     better: Literal[">=", "<="] = ">="
+    work: Work | None = None
+    other_model: str = ""
+    turns: int = 0
     ours: str = ""
     other: str = ""
     ratio: float | None = None
@@ -49,11 +76,16 @@ class Row:
 
 @dataclass
 class Bench:
-    """What all groups of rows share. `details` keeps every turn of every measurement, for the JSON."""
+    """What all groups of rows share.
+
+    `turns`: of each engine in each row, or fewer where they take more than `row_seconds`. `details` keeps every turn of
+    every measurement, for the JSON. `reads`: seconds in which prompts were read for decoding, by model and length.
+    """
 
     engines: Engines
     limits: Limits
     turns: int
+    row_seconds: float
     tokens: int
     shape: Shape
     large_shape: Shape
@@ -61,7 +93,10 @@ class Bench:
     contexts: tuple[int, int]
     prompts: tuple[int, int]
     batches: tuple[int, ...]
+    batch_context: int
+    large_context: int
     details: dict[str, Any] = field(default_factory=dict)
+    reads: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def own(self, kind: str, shape: Shape | None = None) -> str:
         """The key of one of our models."""
@@ -75,14 +110,30 @@ class Bench:
 Action = Callable[[], float]
 
 
-def take_turns(actions: Mapping[str, Action], turns: int) -> dict[str, Series]:
-    """The figure of each action in each turn; every other turn runs backwards, so that drift favours nobody."""
+def take_turns(
+    actions: Mapping[str, Action], turns: int, *, seconds: float = math.inf
+) -> tuple[dict[str, Series], dict[str, str]]:
+    """The figure of each action in each turn, and why those that failed are missing.
+
+    Every other turn runs backwards, so that drift favours nobody. A turn that would end after `seconds` is not begun,
+    but for the first.
+    """
     found: dict[str, Series] = {name: [] for name in actions}
+    failures: dict[str, str] = {}
+    start, longest = time.perf_counter(), 0.0
     for turn in range(turns):
-        for name in list(actions) if turn % 2 == 0 else reversed(list(actions)):
-            found[name].append(actions[name]())
+        began = time.perf_counter()
+        if turn and began - start + longest > seconds:
+            break
+        for name in list(found) if turn % 2 == 0 else reversed(list(found)):
+            try:
+                found[name].append(actions[name]())
+            except EngineError as error:
+                failures[name] = str(error)
+                del found[name]
             time.sleep(SETTLE_SECONDS)
-    return found
+        longest = max(longest, time.perf_counter() - began)
+    return found, failures
 
 
 def extrapolate(few: float, more: float, layers: tuple[int, int], wanted: int) -> float:
@@ -112,12 +163,14 @@ def decode_action(bench: Bench, key: str, context: int, batch: int = 1) -> Actio
             return extrapolate(few, more, layer_counts, whole)
 
         return extrapolated
-    engines.call(key, "start", name=name, context=context, batch=batch)
+    taken = engines.call(key, "start", name=name, context=context, batch=batch)
+    if batch == 1:
+        bench.reads[key, context] = float(taken)
     return lambda: statistics.median(engines.call(key, "decode", name=name, tokens=bench.tokens))
 
 
 def prefill_action(bench: Bench, key: str, length: int) -> Action:
-    """Seconds in which a prompt is read."""
+    """Seconds in which a prompt is read; the first is that of a prompt of this length read for decoding, if any was."""
     engines = bench.engines
 
     def seconds(**extra: int) -> float:
@@ -126,7 +179,7 @@ def prefill_action(bench: Bench, key: str, length: int) -> Action:
         return float(taken)
 
     if not engines.is_official(key):
-        return seconds
+        return lambda: bench.reads.pop((key, length), None) or seconds()
     layer_counts, whole = engines.official_layers, Shape(key.partition("-")[0]).layers
     return lambda: extrapolate(*(seconds(layers=layers) for layers in layer_counts), layer_counts, whole)
 
@@ -135,22 +188,23 @@ BANDWIDTH = "bandwidth"
 
 
 def measure(
-    bench: Bench, label: str, make: Mapping[str, Callable[[], Action]], turns: int | None = None
+    bench: Bench, label: str, make: Mapping[str, Callable[[], Action]], *, patience: float = 1
 ) -> tuple[dict[str, Series], dict[str, str]]:
-    """Series of all engines that work, the bandwidth among them, and why the others do not."""
+    """Series of all engines that work, the bandwidth among them, and why the others do not.
+
+    `patience`: how many times the usual time the turns may take.
+    """
     actions: dict[str, Action] = {}
     failures: dict[str, str] = {}
     for key, start in make.items():
         try:
             actions[key] = start()
-        except EngineError as error:
+        except (EngineError, OSError) as error:
             failures[key] = str(error)
-    if bench.limits.bandwidth() is not None:
+    if actions and bench.limits.bandwidth() is not None:
         actions[BANDWIDTH] = lambda: bench.limits.bandwidth() or 1.0
-    try:
-        series = take_turns(actions, turns or bench.turns)
-    except EngineError as error:
-        return {}, dict.fromkeys(make, str(error))
+    series, failed = take_turns(actions, bench.turns, seconds=patience * bench.row_seconds)
+    failures |= failed
     bench.details[label] = {"series": series, "failures": failures}
     for key, values in series.items():
         unit = "B/s" if key == BANDWIDTH else "s"
@@ -176,21 +230,21 @@ def name_of(key: str) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row that compares two series of one measurement; the figures shown are `amount` tokens over the seconds."""
+    """A row that compares two series of one measurement."""
 
     group: str
-    what: str
+    work: Work
     ours: str
     other: str
     target: float
-    amount: float = 1.0
+    what: str = ""
     note: str = ""
 
     def row(self, series: Mapping[str, Series], failures: Mapping[str, str]) -> Row:
         """The row; without a figure where one side failed."""
         shared: dict[str, Any] = {
-            "group": self.group, "what": self.what, "model": self.ours, "target": self.target,
-            "against": name_of(self.other),
+            "group": self.group, "what": self.what or self.work.what, "model": self.ours, "target": self.target,
+            "against": name_of(self.other), "other_model": self.other, "work": self.work,
         }  # fmt: skip
         for key in (self.ours, self.other):
             if key not in series:
@@ -198,11 +252,12 @@ class Comparison:
         median, low, high = ratios(series[self.other], series[self.ours])
         return Row(
             **shared,
-            ours=speed(series[self.ours], self.amount),
-            other=speed(series[self.other], self.amount),
+            ours=speed(series[self.ours], self.work.tokens),
+            other=speed(series[self.other], self.work.tokens),
             ratio=median,
             low=low,
             high=high,
+            turns=len(series[self.ours]),
             note=self.note,
         )
 
@@ -215,8 +270,10 @@ def speed(series: Series, amount: float) -> str:
 def floor_row(bench: Bench, group: str, shape: Shape, key: str, series: Mapping[str, Series]) -> Row:
     """How near decoding comes to the time in which memory delivers the weights and the cache."""
     context = bench.contexts[0]
-    what = f"decode, batch 1, context {context}"
-    shared: dict[str, Any] = {"group": group, "what": what, "model": key, "against": "the bandwidth floor"}
+    work = Work("decode", context)
+    shared: dict[str, Any] = {
+        "group": group, "what": work.what, "model": key, "against": "the bandwidth floor", "work": work,
+    }  # fmt: skip
     if key not in series or BANDWIDTH not in series:
         return Row(**shared, target=0.90, note=bench.limits.reason or "not measured")
     num_bytes = bench.engines.bytes_per_token(key) + shape.cache_bytes(context)
@@ -231,13 +288,16 @@ def floor_row(bench: Bench, group: str, shape: Shape, key: str, series: Mapping[
         ratio=median,
         low=low,
         high=high,
+        turns=len(floors),
         note=f"{gigabytes:.3f} GB a token, {bandwidth:.1f} GB/s",
     )
 
 
-def context_row(bench: Bench, group: str, shape: Shape, key: str, both: Sequence[Series], bandwidths: Series) -> Row:
+def context_row(
+    lengths: tuple[int, int], group: str, shape: Shape, key: str, both: Sequence[Series], bandwidths: Series
+) -> Row:
     """What a long context costs over a short one, beside the time in which memory delivers its keys and values."""
-    short, long = bench.contexts
+    short, long = lengths
     num_bytes = shape.cache_bytes(long) - shape.cache_bytes(short)
     extra = [slow - fast for fast, slow in zip(*both, strict=True)]
     floors = [num_bytes / bandwidth for bandwidth in bandwidths]
@@ -249,6 +309,8 @@ def context_row(bench: Bench, group: str, shape: Shape, key: str, both: Sequence
         against="the time of its bytes",
         target=1.3,
         better="<=",
+        work=Work("decode", long),
+        turns=len(extra),
         ours=f"{statistics.median(extra) * 1e3:.1f} ms",
         other=f"{statistics.median(floors) * 1e3:.1f} ms",
         ratio=median,

@@ -1,17 +1,40 @@
 """The benchmark of the processor: its arithmetic, its turns, its page, and engines that fail."""
 
+import json
+import math
+import os
+import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import cpu
+import cpu_limits
 import pytest
 import torch
 from cpu_child import Child, EngineError
 from cpu_engines import Engines, Shape
+from cpu_groups import GROUPS
+from cpu_limits import peaks_text
 from cpu_models import ensure, spec_of, stored_bytes
-from cpu_page import page
-from cpu_rows import Bench, Comparison, Row, context_row, extrapolate, floor_row, ratios, take_turns
+from cpu_page import Measured, page
+from cpu_profile import PerfError, sampled, shares_of
+from cpu_report import Report
+from cpu_rows import (
+    Bench,
+    Comparison,
+    Row,
+    Work,
+    context_row,
+    extrapolate,
+    floor_row,
+    measure,
+    prefill_action,
+    ratios,
+    take_turns,
+)
 
 from baichuan2.checkpoints.load import load_model
 from baichuan2.engine.generate import generate_tokens
@@ -22,19 +45,59 @@ from baichuan2.settings import LoadSettings
 class NoLimits:
     reason = "there is no C compiler"
 
+    def bandwidth(self) -> None:
+        return None
+
 
 def bench(engines: Any = None) -> Bench:
     return Bench(
-        engines=engines, limits=NoLimits(), turns=2, tokens=2, shape=Shape("7b"), large_shape=Shape("13b"),
-        formats={"int4": "int4-g64"}, contexts=(64, 2048), prompts=(512, 2048), batches=(4,),
+        engines=engines, limits=NoLimits(), turns=2, row_seconds=60, tokens=2, shape=Shape("7b"),
+        large_shape=Shape("13b"), formats={"int4": "int4-g64"}, contexts=(64, 2048), prompts=(512, 2048), batches=(4,),
+        batch_context=32, large_context=512,
     )  # fmt: skip
 
 
 def test_turns_run_backwards_every_other_time() -> None:
     order: list[str] = []
     actions = {name: lambda name=name: float(len(order.append(name) or order)) for name in "abc"}
-    assert take_turns(actions, 3) == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
+    assert take_turns(actions, 3) == ({"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}, {})
     assert "".join(order) == "abccbaabc"
+
+
+def test_long_turns_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns of 20 s in a row that may take 50: a third would end too late. One is always taken."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+    def action() -> float:
+        now[0] += 20
+        return 1.0
+
+    assert take_turns({"a": action}, 5, seconds=50)[0] == {"a": [1.0, 1.0]}
+    assert take_turns({"a": action}, 5, seconds=1)[0] == {"a": [1.0]}
+
+
+def test_an_engine_that_fails_in_a_turn_leaves_the_others() -> None:
+    def fails() -> float:
+        raise EngineError("it died")
+
+    assert take_turns({"a": lambda: 1.0, "b": fails}, 2) == ({"a": [1.0, 1.0]}, {"b": "it died"})
+
+
+def test_a_prompt_read_for_decoding_is_the_first_turn_of_reading() -> None:
+    class Reader:
+        def call(self, _key: str, do: str, **_: Any) -> float:
+            return 5.0 if do == "start" else 0.0
+
+        def is_official(self, _: str) -> bool:
+            return False
+
+    whole = bench(Reader())
+    whole.reads["7b-x", 2048] = 3.0
+    series, failures = measure(whole, "prefill", {"7b-x": lambda: prefill_action(whole, "7b-x", 2048)})
+    assert (series, failures) == ({"7b-x": [3.0, 5.0]}, {})
+    assert measure(whole, "prefill", {"7b-x": lambda: prefill_action(whole, "7b-x", 512)})[0] == {"7b-x": [5.0, 5.0]}
 
 
 def test_layers_are_extrapolated_by_their_difference() -> None:
@@ -48,15 +111,24 @@ def test_a_ratio_is_taken_within_each_turn() -> None:
 
 @pytest.mark.parametrize(("other", "is_met"), [(1.2, True), (1.0, False)])
 def test_a_comparison_is_of_speeds(other: float, is_met: bool) -> None:
-    row = Comparison("decode", "decode", "7b-int4-g64", "7b-Q4_0", 1.1).row(
+    row = Comparison("decode", Work("decode", 64), "7b-int4-g64", "7b-Q4_0", 1.1).row(
         {"7b-int4-g64": [0.5, 0.5], "7b-Q4_0": [0.5 * other] * 2}, {}
     )
     assert (row.ratio, row.is_met, row.ours) == (pytest.approx(other), is_met, "2.00 tokens/s")
-    assert row.against == "llama.cpp Q4_0"
+    assert (row.against, row.what, row.turns) == ("llama.cpp Q4_0", "decode, batch 1, context 64", 2)
+
+
+@pytest.mark.parametrize(
+    ("work", "speed"), [(Work("decode", 64, 4), "8.00 tokens/s"), (Work("prefill", 512), "1024.00 tokens/s")]
+)
+def test_speeds_count_all_tokens_of_the_work(work: Work, speed: str) -> None:
+    assert Comparison("g", work, "a-int4", "a-Q4_0", 1).row({"a-int4": [0.5], "a-Q4_0": [1.0]}, {}).ours == speed
 
 
 def test_a_row_without_a_figure_says_why() -> None:
-    row = Comparison("decode", "decode", "a-int4", "a-Q4_0", 1.1).row({"a-int4": [1.0]}, {"a-Q4_0": "it died"})
+    row = Comparison("decode", Work("decode", 64), "a-int4", "a-Q4_0", 1.1).row(
+        {"a-int4": [1.0]}, {"a-Q4_0": "it died"}
+    )
     assert (row.ratio, row.is_met, row.note) == (None, None, "it died")
     floor = floor_row(bench(), "decode", Shape("7b"), "7b-int4-g64", {"7b-int4-g64": [1.0]})
     assert (floor.ratio, floor.note) == (None, "there is no C compiler")
@@ -75,7 +147,7 @@ def test_the_floor_counts_weights_and_cache() -> None:
 
 def test_what_context_costs_is_beside_its_bytes() -> None:
     extra = 2 * 2 * 32 * 4096 * (2048 - 64)
-    row = context_row(bench(), "context", Shape("7b"), "7b-int4-g64", ([0.15], [0.15 + 0.05]), [extra / 0.04])
+    row = context_row((64, 2048), "context", Shape("7b"), "7b-int4-g64", ([0.15], [0.15 + 0.05]), [extra / 0.04])
     assert row.ratio == pytest.approx(1.25)
     assert row.is_met
 
@@ -126,27 +198,152 @@ def test_without_a_peer_its_rows_say_so(tmp_path: Path) -> None:
         engines.call("tiny-Q4_0", "start", name="x", context=4, batch=1)
 
 
-def test_the_page_shows_every_row_and_its_verdict() -> None:
-    shared = {"group": "decode", "what": "decode", "model": "m", "against": "x"}
-    rows = [
-        Row(**shared, target=1.1, ratio=1.2, low=1.1, high=1.3),  # type: ignore[arg-type]
-        Row(**shared, target=1.1, ratio=1.0, low=0.9, high=1.1),  # type: ignore[arg-type]
-        Row(**shared, target=1.1, note="the engine died"),  # type: ignore[arg-type]
-    ]
-    facts: dict[str, Any] = {
-        "date": "2026-01-01", "command": "python benchmarks/cpu.py", "commit": "abc", "python": "3.11",
-        "torch": torch.__version__, "transformers": "5", "threads": 2, "kernels": None, "peer": None, "bytes": {"m": 1},
+def test_an_engine_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    script = tmp_path / "engine.py"
+    folder = Path(cpu.__file__).parent
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(folder)!r})\nimport time\nfrom cpu_child import serve\n"
+        "serve({'rest': lambda seconds: time.sleep(seconds)})\n"
+    )
+    child = Child([sys.executable, script])
+    assert child("rest", seconds=0) is None
+    child.seconds = 0.2
+    with pytest.raises(EngineError, match=r"took more than 0\.2 s to rest"):
+        child("rest", seconds=60)
+    assert not child.is_alive
+
+
+def test_an_engine_that_died_is_loaded_again(tmp_path: Path) -> None:
+    class Dying:
+        is_alive = False
+
+        def __call__(self, do: str, **_: Any) -> None:
+            raise EngineError(f"cannot {do}")
+
+    engines = Engines(tmp_path, None, 1, (1, 2))
+    engines.children["7b-Q4_0"] = Dying()  # type: ignore[assignment]
+    with pytest.raises(EngineError, match="7b-Q4_0: cannot decode"):
+        engines.call("7b-Q4_0", "decode")
+    with pytest.raises(EngineError, match="no --peer-python"):
+        engines.call("7b-Q4_0", "decode")
+
+
+SHARED: dict[str, Any] = {"group": "decode", "what": "decode", "model": "7b-int4-g64-head8", "against": "x"}
+ROWS = [
+    Row(**SHARED, target=1.1, ratio=1.2, low=1.1, high=1.3, turns=2, other_model="7b-Q4_0", work=Work("decode", 64)),
+    Row(**SHARED, target=1.1, ratio=1.0, low=0.9, high=1.1, turns=1),
+    Row(**SHARED, target=1.1, note="the engine died"),
+]
+
+
+def facts(commit: str = "abc") -> dict[str, Any]:
+    return {
+        "date": "2026-01-01", "command": "python benchmarks/cpu.py", "commit": commit, "python": "3.11",
+        "torch": torch.__version__, "transformers": "5", "bitsandbytes": None, "threads": 2, "kernels": None,
+        "peer": None, "bytes": {"m": 1},
         "hardware": {"processor": "P", "cores": 2, "instructions": [], "memory_gib": 1, "system": "Linux"},
-        "limits": {"reason": "there is no C compiler"}, "quality": {"reason": "--no-quality"},
-        "profile": {"m": {"step": 0.2, "everything else": 0.1}},
+        "limits": {"reason": "there is no C compiler"},
     }  # fmt: skip
-    text = page(rows, facts)
-    for part in ("1 targets met, 1 missed, 1 not measured", "1.20 ×", "**missed**", "the engine died", "50.0%",
-                 "there is no C compiler", "--no-quality", "none, torch alone"):  # fmt: skip
+
+
+def quality_row(name: str, divergence: float) -> dict[str, Any]:
+    qualities = {text: {"kl_mean": divergence, "agreement": 0.9} for text in ("conversations", "replies", "prose")}
+    return {"engine": "e", "name": name, "linear_bits": 4.25, "all_bits": 5.0, "qualities": qualities}
+
+
+def test_the_page_shows_every_row_and_its_verdict() -> None:
+    profiles = {"m": {"run": "now", "group": "decode", "stages": {"step": 0.2, "everything else": 0.1}}}
+    text = page(
+        [Measured(row, "now") for row in ROWS], runs={"now": facts()}, quality={"reason": "why not"}, profiles=profiles
+    )
+    for part in ("1 targets met, 1 missed, 1 not measured", "1.20 ×", "1.10 to 1.30", "**missed**", "the engine died",
+                 "50.0%", "there is no C compiler", "why not", "none, torch alone"):  # fmt: skip
         assert part in text
+    assert "0.90 to 1.10" not in text  # one turn has no range
 
 
-@pytest.mark.parametrize("flags", [["--turns", "0"], ["--official-layers", "6", "2"], ["--peer-python", "/none"]])
+def test_the_page_shows_the_quality_of_both_formats_beside_their_speed() -> None:
+    rows = [quality_row("int4, groups of 64, head in int8", 0.0088), quality_row("Q4_0", 0.0311)]
+    quality = {"run": "now", "command": "c", "rows": rows}
+    lines = page([Measured(ROWS[0], "now")], runs={"now": facts()}, quality=quality, profiles={}).splitlines()
+    assert any("| 8.8e-03 / 3.1e-02 |" in line and "1.20 ×" in line for line in lines)
+
+
+def test_a_later_run_replaces_its_groups_and_keeps_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "cpu.json"
+    first = Report.read(path)
+    first.runs["1"] = facts("one")
+    unknown = Row(group="batch", what="batch", model="", against="", target=math.nan, note="it failed")
+    first.put("batch", [unknown], "1", list(GROUPS))
+    first.put("decode", ROWS, "1", list(GROUPS))
+    first.profiles["m"] = {"run": "1", "group": "decode", "stages": {"step": 0.2}}
+    first.write(path)
+
+    second = Report.read(path)
+    assert [measured.row for measured in second.rows[:3]] == ROWS
+    assert math.isnan(second.rows[3].row.target)
+    second.runs["2"] = facts("two")
+    second.put("decode", ROWS[:1], "2", list(GROUPS))
+    second.write(path)
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert [(entry["row"]["group"], entry["run"]) for entry in stored["rows"]] == [("decode", "2"), ("batch", "1")]
+    assert stored["profiles"] == {}
+    text = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert "commit one" in text
+    assert "commit two" in text
+
+    third = Report.read(path)
+    third.runs["3"] = facts("three")
+    for group in ("decode", "batch"):
+        third.put(group, ROWS[:1] if group == "decode" else [unknown], "3", list(GROUPS))
+    third.write(path)
+    assert list(Report.read(path).runs) == ["3"]  # nothing on the page is of the others
+
+
+def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cpu.json"
+    path.write_text('{"rows": [{}]}', encoding="utf-8")
+    with pytest.raises(ValueError, match="no report of this script"):
+        Report.read(path)
+
+
+def test_what_perf_says_is_added_up() -> None:
+    report = "# comment\n\n  30\tlibours.so\t[.] multiply\n  10\tlibours.so\t[.] attend\n  60\t[kernel]\t[k] fault\n"
+    found = shares_of(report)
+    assert found["libraries"] == {"kernel": 0.6, "libours.so": 0.4}
+    assert found["functions"][1] == {"function": "multiply", "library": "libours.so", "share": 0.3}
+    with pytest.raises(PerfError, match="no samples"):
+        shares_of("# nothing\n")
+
+
+def test_without_perf_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(PerfError, match="not installed"):
+        sampled(os.getpid(), lambda: None)
+
+
+@pytest.mark.skipif(cpu_limits.compiler() is None, reason="needs a C compiler")
+def test_the_peaks_of_this_machine_are_plausible(tmp_path: Path) -> None:
+    source = Path(cpu.__file__).with_name("cpu_matrix_peak.c")
+    compiler = cpu_limits.compiler()
+    assert compiler is not None
+    command = [*compiler, *cpu_limits.FLAGS, "-Wall", "-Wextra", "-Werror", str(source), "-o", str(tmp_path / "peak")]
+    subprocess.run(command, check=True)
+    done = subprocess.run([tmp_path / "peak", "1"], capture_output=True, text=True, check=True)
+    peaks = json.loads(done.stdout)
+    if "vector_bits" in peaks:
+        # a core has at most two units of each kind at less than 8 GHz, and all that is not measured away is above 0
+        assert 0 < peaks["fp32_tflops"] <= 2 * 2 * peaks["vector_bits"] / 32 * 8e9 / 1e12
+        assert 0 < peaks["int16_tops"] <= 2 * 2 * peaks["vector_bits"] / 16 * 8e9 / 1e12
+        assert f"{peaks['int16_tops']:g} TOP/s in 16-bit multiply-adds" in peaks_text(peaks)
+    assert ("no matrix units" in peaks_text(peaks)) == ("bf16_tflops" not in peaks)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--turns", "0"], ["--turns", "50"], ["--row-seconds", "0"], ["--official-layers", "6", "2"],
+     ["--peer-python", "/none"]],
+)  # fmt: skip
 def test_arguments_that_cannot_work_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cpu.parse_arguments(["--directory", "x", *flags])
