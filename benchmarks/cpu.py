@@ -33,6 +33,7 @@ from cpu_child import EngineError  # noqa: E402
 from cpu_engines import Engines, Shape  # noqa: E402
 from cpu_groups import GROUPS, LOOKUP_TOKENS, first_token_command  # noqa: E402
 from cpu_limits import Limits, available_cores, hardware  # noqa: E402
+from cpu_models import PEER_FORMATS  # noqa: E402
 from cpu_page import MARKS, cells  # noqa: E402
 from cpu_profile import PerfError, sampled, sampled_command  # noqa: E402
 from cpu_report import Report  # noqa: E402
@@ -44,8 +45,12 @@ EXAMPLES = """examples:
   python benchmarks/cpu.py --directory ~/bench-models --resume --profile        # what is missing, and why rows missed
   python benchmarks/cpu.py --directory /tmp/tiny --shape tiny --large-shape tiny --turns 1 --no-quality   # a try-out
 """
-QUALITY_FORMATS = ("int8, head in int8", "int4, groups of 64, head in int8", "int4, groups of 64, head in int4",
-                   "nf4 (official 4bits files)", "Q4_0", "Q4_K_M", "Q8_0")  # fmt: skip
+QUALITY_FORMATS = (
+    "int8, head in int8",
+    "int4, groups of 64, head in int8",
+    "nf4 (official 4bits files)",
+    *PEER_FORMATS,
+)
 PROFILE_STEPS = 16
 QUALITY = "quality"
 CHOICES = (*GROUPS, QUALITY)
@@ -84,7 +89,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--batches", type=int, nargs="+", default=(4, 8, 16), metavar="N", help="sequences at once")
     parser.add_argument("--official-layers", type=int, nargs=2, default=(2, 6), metavar="N",
                         help="of transformers' model, from which the whole is extrapolated (default: 2 6)")  # fmt: skip
-    parser.add_argument("--no-quality", action="store_true", help="leave out the KL on the demo model (some minutes)")
+    parser.add_argument("--no-quality", action="store_true", help="leave out the KL on the demo model")
+    parser.add_argument("--quality-anew", action="store_true",
+                        help="measure all of it, not only what the page of quantisation.py lacks")  # fmt: skip
     parser.add_argument("--profile", action="store_true", help="where our time goes in the rows that miss their target")
     options = parser.parse_args(arguments)
     for name in ("threads", "turns", "tokens", "row_seconds", "call_seconds"):
@@ -288,10 +295,20 @@ def wants_quality(options: argparse.Namespace, report: Report) -> bool:
 
 
 def measure_quality(options: argparse.Namespace) -> dict[str, Any]:
-    """KL of the same formats on the demo model, by `quantisation.py`."""
+    """KL of the same formats on the demo model: from the latest page of `quantisation.py`, and by it what is missing.
+
+    "rows", each with its "source"; "reason" why some are missing, if any are.
+    """
+    known = {} if options.quality_anew else known_quality(SCRIPTS)
+    wanted = [name for name in QUALITY_FORMATS if name not in known]
+    rows = [known[name] for name in QUALITY_FORMATS if name in known]
+    if options.peer_python is None:
+        wanted = [name for name in wanted if name not in PEER_FORMATS]
+    if not wanted:
+        return {"rows": rows}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(SCRIPTS / "quantisation.py"), "--output", folder, "--accuracy-questions", "1",
-                   "--threads", str(options.threads), "--only", *QUALITY_FORMATS]  # fmt: skip
+                   "--threads", str(options.threads), "--only", *wanted]  # fmt: skip
         if options.peer_python is not None:
             command += ["--peer-python", str(options.peer_python)]
         print("quality: " + shlex.join(command), flush=True)
@@ -299,13 +316,21 @@ def measure_quality(options: argparse.Namespace) -> dict[str, Any]:
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
                                   timeout=QUALITY_SECONDS)  # fmt: skip
         except subprocess.TimeoutExpired:
-            return {"reason": f"ended, as it took more than {QUALITY_SECONDS} s"}
-        written = list(Path(folder).glob("*.json"))
-        if done.returncode != 0 or not written:
-            return {"reason": " ".join(done.stdout.strip().splitlines()[-1:])}
-        report = json.loads(written[0].read_text(encoding="utf-8"))
-    rows = [row for row in report["rows"] if row["way"] == "as it runs"]
-    return {"command": report["command"], "rows": rows}
+            return {"rows": rows, "reason": f"the others took more than {QUALITY_SECONDS} s"}
+        if done.returncode != 0:
+            return {"rows": rows, "reason": " ".join(done.stdout.strip().splitlines()[-1:])}
+        new = known_quality(Path(folder))
+    return {"rows": [*rows, *({**row, "source": "this run"} for name, row in new.items() if name in wanted)]}
+
+
+def known_quality(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the latest report of `quantisation.py` in a folder says of each format as it runs, by its name."""
+    reports = sorted(folder.glob("quantisation_cpu_*.json"))
+    if not reports:
+        return {}
+    report = json.loads(reports[-1].read_text(encoding="utf-8"))
+    source = f"{reports[-1].name}, commit {report['commit']}"
+    return {row["name"]: {**row, "source": source} for row in report["rows"] if row["way"] == "as it runs"}
 
 
 if __name__ == "__main__":

@@ -140,17 +140,19 @@ def _quality(quality: Mapping[str, Any], numbers: Mapping[str, str]) -> list[str
     lines = ["## Quality of the same formats", ""]
     if not quality.get("rows"):
         return [*lines, f"Not measured: {quality.get('reason', 'left out')}.", ""]
-    header = ("engine", "format", "bits (linear)", "bits (all)", "KL", "KL, replies", "KL, prose", "top-1")
+    run = f"run {numbers[quality['run']]}"
+    header = ("engine", "format", "bits (linear)", "bits (all)", "KL", "KL, replies", "KL, prose", "top-1", "measured")
     cells_of = [
         [row["engine"], row["name"], f"{row['linear_bits']:.3f}", f"{row['all_bits']:.3f}",
          *(f"{row['qualities'][text]['kl_mean']:.2e}" for text in ("conversations", "replies", "prose")),
-         f"{row['qualities']['conversations']['agreement']:.4f}"]
+         f"{row['qualities']['conversations']['agreement']:.4f}", row["source"].replace("this run", run)]
         for row in quality["rows"]
     ]  # fmt: skip
     told = (
-        f"On the demo model, as each engine runs on this machine, run {numbers[quality['run']]}, by "
-        f"`{quality['command']}`: nats per token beside its own weights."
+        "On the demo model, as each engine runs, by `quantisation.py`: nats per token beside the model's own weights."
     )
+    if quality.get("reason"):
+        told += f" Not complete: {quality['reason']}."
     return [*lines, told, "", *table(header, cells_of), ""]
 
 

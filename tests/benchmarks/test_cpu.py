@@ -248,7 +248,8 @@ def facts(commit: str = "abc") -> dict[str, Any]:
 
 def quality_row(name: str, divergence: float) -> dict[str, Any]:
     qualities = {text: {"kl_mean": divergence, "agreement": 0.9} for text in ("conversations", "replies", "prose")}
-    return {"engine": "e", "name": name, "linear_bits": 4.25, "all_bits": 5.0, "qualities": qualities}
+    return {"engine": "e", "name": name, "linear_bits": 4.25, "all_bits": 5.0, "qualities": qualities,
+            "way": "as it runs", "source": "this run"}  # fmt: skip
 
 
 def test_the_page_shows_every_row_and_its_verdict() -> None:
@@ -267,6 +268,31 @@ def test_the_page_shows_the_quality_of_both_formats_beside_their_speed() -> None
     quality = {"run": "now", "command": "c", "rows": rows}
     lines = page([Measured(ROWS[0], "now")], runs={"now": facts()}, quality=quality, profiles={}).splitlines()
     assert any("| 8.8e-03 / 3.1e-02 |" in line and "1.20 ×" in line for line in lines)
+    assert any("8.80e-03" in line and line.endswith("| run 1 |") for line in lines)
+
+
+def test_quality_is_taken_from_its_page_and_measured_where_that_lacks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `quantisation.py` would measure is written by a stand-in for it."""
+    for date, divergence in (("2026-01-01", 0.5), ("2026-01-02", 0.25)):
+        rows = [quality_row("Q4_0", divergence), {**quality_row("Q8_0", 1.0), "way": "weights in float32"}]
+        report = json.dumps({"commit": "abc", "rows": rows})
+        (tmp_path / f"quantisation_cpu_{date}.json").write_text(report, encoding="utf-8")
+    script = (
+        "import json, pathlib, sys\n"
+        "names = sys.argv[sys.argv.index('--only') + 1 :]\n"
+        f"row = {quality_row('', 0.125)}\n"
+        "report = {'commit': 'new', 'rows': [{**row, 'name': name} for name in names]}\n"
+        "pathlib.Path(sys.argv[2], 'quantisation_cpu_x.json').write_text(json.dumps(report))\n"
+    )
+    (tmp_path / "quantisation.py").write_text(script, encoding="utf-8")
+    monkeypatch.setattr(cpu, "SCRIPTS", tmp_path)
+    found = cpu.measure_quality(cpu.parse_arguments(["--directory", "x"]))["rows"]
+    by_name = {row["name"]: (row["qualities"]["prose"]["kl_mean"], row["source"]) for row in found}
+    assert by_name.pop("Q4_0") == (0.25, "quantisation_cpu_2026-01-02.json, commit abc")
+    ours = [name for name in cpu.QUALITY_FORMATS if name not in cpu.PEER_FORMATS]
+    assert by_name == dict.fromkeys(ours, (0.125, "this run"))  # without a peer its formats are not asked for
 
 
 def test_a_later_run_replaces_its_groups_and_keeps_the_others(tmp_path: Path) -> None:
