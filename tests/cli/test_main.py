@@ -116,6 +116,24 @@ def test_the_debug_variable_shows_the_traceback(error, command, monkeypatch, cap
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("debug", "place"), [("", ""), ("1", r" \(UserWarning at <string>:3\)")])
+def test_a_warning_is_one_line(debug, place):
+    # in a process of its own, as pytest keeps warnings from being shown
+    script = (
+        "import sys, types, warnings\n"
+        "from baichuan2.cli.main import COMMANDS, Command, main\n"
+        "probe = types.SimpleNamespace(SETTINGS=(), run=lambda: warnings.warn('not so\\nfast\\x1b[2J') or 0)\n"
+        "sys.modules['probe'], COMMANDS['probe'] = probe, Command('probe', '')\n"
+        "before = warnings.formatwarning\n"
+        "assert main(['probe']) == 0\n"
+        "assert warnings.formatwarning is before\n"
+    )
+    environment = os.environ | {"BAICHUAN2_DEBUG": debug, "PYTHONWARNINGS": ""}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert re.fullmatch(rf"warning: not so fast\[2J{place}\n", done.stderr)
+    assert done.returncode == 0
+
+
 def test_a_reader_that_goes_away_is_no_error():
     script = "import sys; from baichuan2.cli.main import main; sys.exit(main(['--help']))"
     read_end, write_end = os.pipe()

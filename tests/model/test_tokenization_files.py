@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import tokenizers
 
 from baichuan2.errors import TokenizerError
+from baichuan2.model import sentencepiece_file
 from baichuan2.model.sentencepiece_file import read_sentencepiece_file
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
 from tests.tokenizer_files import SMALL_MODEL, model_path, processor, train_model
@@ -141,6 +143,35 @@ def test_the_reader_agrees_with_sentencepiece(name: str) -> None:
     assert [kind == 3 for kind in file.kinds] == plain.is_control(list(range(len(plain))))
     assert (file.add_dummy_prefix, file.trim_spaces) == (False, False)
     assert file.content == model_path(name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["small", "real"])
+def test_the_quick_reader_takes_every_piece_as_the_general_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = model_path(name)
+    quick = read_sentencepiece_file(path)
+    assert len(sentencepiece_file._read_plain_pieces(quick.content)[0]) == len(quick)
+    monkeypatch.setattr(sentencepiece_file, "_read_plain_pieces", lambda data: ([], [], [], 0))
+    assert read_sentencepiece_file(path) == quick
+
+
+def test_pieces_may_be_written_in_other_ways(tmp_path: Path) -> None:
+    plain = read_sentencepiece_file(SMALL_MODEL)
+    score = b"\x15" + struct.pack("<f", -1.5)
+    odd = [
+        b"\x0a\x08" + score + b"\x0a\x01x",  # the score first
+        b"\x0a\x88\x00" + b"\x0a\x01x" + score,  # a size in more bytes than it needs
+        b"\x0a\x0b" + b"\x0a\x01x" + score + b"\x18\x81\x00",  # and a kind
+        b"\x0a\x0a" + b"\x0a\x01x" + score + b"\x20\x01",  # a field that nobody knows
+        b"\x0a\x0a" + b"\x0a\x01x" + b"\x18\x01" + score,  # the kind before the score
+        b"\x0a\x88\x01" + b"\x0a\x80\x01" + b"x" * 128 + score,  # a long text
+    ]
+    first = 2 + plain.content[1]
+    for piece in odd:
+        path = tmp_path / "odd.model"
+        path.write_bytes(plain.content[:first] + piece + plain.content[first:])
+        read = read_sentencepiece_file(path)
+        assert (read.pieces[1], read.scores[1], read.kinds[1]) == ("x" * piece.count(b"x"), -1.5, 1)
+        assert read.pieces[2:] == plain.pieces[1:]
 
 
 def test_a_folder_without_the_file_is_named(tmp_path: Path) -> None:

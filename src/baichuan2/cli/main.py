@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +46,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code: 0, 1 failure, 2 the user's mistake, 130 interrupted, 141 reader gone."""
     open_missing_streams()
+    format_before, warnings.formatwarning = warnings.formatwarning, format_warning
     try:
         code = run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()  # here, where a closed pipe is still ours to handle
@@ -57,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except Exception as error:
         return report(error)
+    finally:
+        warnings.formatwarning = format_before
 
 
 def open_missing_streams() -> None:
@@ -119,6 +123,15 @@ def overview() -> str:
         f"  baichuan2 --version       shows the version\n"
         f"  {DEBUG_VARIABLE}=1         shows the traceback when something fails"
     )
+
+
+def format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """One line for the terminal; with the debug variable also which line of which file warns."""
+    del line  # the source code, which Python shows on a second line
+    place = f" ({category.__name__} at {filename}:{lineno})" if os.environ.get(DEBUG_VARIABLE) else ""
+    return f"warning: {one_line(str(message))}{place}\n"
 
 
 def report(error: Exception) -> int:

@@ -37,7 +37,7 @@ def build_backend(file: SentencePieceFile) -> Tokenizer:
     backend.decoder = decoders.Sequence([decoders.Replace(SPACE_SYMBOL, " "), decoders.ByteFallback(), decoders.Fuse()])
     whole = [
         AddedToken(piece, normalized=False, special=kind != PieceKind.USER_DEFINED)
-        for piece, kind in zip(file.pieces, file.kinds, strict=True)
+        for _, piece, kind in file.special_pieces
         if kind == PieceKind.USER_DEFINED or is_guarded(piece, kind)
     ]
     backend.add_tokens(whole)
@@ -52,18 +52,19 @@ def derive_merges(file: SentencePieceFile) -> list[tuple[str, str]]:
     the *same* piece are ranked longest left part first, because SentencePiece takes the leftmost: of `er`+`e` and
     `e`+`re`, both `ere`, only the former can stand further left in a text where they compete (`er` `e` `re`).
     """
+    # these few lines are most of the time that a tokenizer takes to load: hence plain numbers and comprehensions
+    kind_of_text = int(PieceKind.NORMAL)
     normal = {
         piece: score
         for piece, score, kind in zip(file.pieces, file.scores, file.kinds, strict=True)
-        if kind == PieceKind.NORMAL
+        if kind == kind_of_text
     }
     unspelled = set("".join(normal)).difference(file.pieces)
     if unspelled:
         raise TokenizerError(f"the tokenizer file has pieces with {min(unspelled)!r}, which is no piece by itself")
-    merges: list[tuple[str, str]] = []
-    for piece in sorted((piece for piece in normal if len(piece) > 1), key=normal.__getitem__, reverse=True):
-        for cut in range(len(piece) - 1, 0, -1):
-            left = piece[:cut]
-            if left in normal and (right := piece[cut:]) in normal:
-                merges.append((left, right))
-    return merges
+    return [
+        (left, right)
+        for piece in sorted(normal, key=normal.__getitem__, reverse=True)
+        for cut in range(len(piece) - 1, 0, -1)
+        if (left := piece[:cut]) in normal and (right := piece[cut:]) in normal
+    ]

@@ -4,6 +4,7 @@ Needs neither the sentencepiece nor the protobuf package. The tokenizer is built
 nothing about Baichuan.
 """
 
+import functools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ _TRAINER_MODEL_TYPE, _TRAINER_SPACE_AS_SUFFIX, _TRAINER_BYTE_FALLBACK = 3, 24, 3
 _NORMALIZER_CHARACTER_MAP, _NORMALIZER_DUMMY_PREFIX, _NORMALIZER_TRIM, _NORMALIZER_ESCAPE = 2, 3, 4, 5
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
+# the keys that stand before fields: number and wire type
+_PIECE_KEY = _MODEL_PIECES << 3 | _BYTES
+_TEXT_KEY, _SCORE_KEY, _KIND_KEY = _PIECE_TEXT << 3 | _BYTES, _PIECE_SCORE << 3 | _FIXED32, _PIECE_KIND << 3 | _VARINT
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,12 @@ class SentencePieceFile:
     """Spaces at both ends are dropped and runs of spaces become one."""
     content: bytes
     """The whole file as it was read."""
+
+    @functools.cached_property
+    def special_pieces(self) -> list[tuple[int, str, int]]:
+        """(token id, piece, kind) of the few pieces that are not simply text."""
+        kind_of_text = int(PieceKind.NORMAL)
+        return [(place, self.pieces[place], kind) for place, kind in enumerate(self.kinds) if kind != kind_of_text]
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -61,12 +71,10 @@ def _parse(data: bytes, *, name: str) -> SentencePieceFile:
     """The model in `data`; `name` stands in error messages."""
     if data.startswith(b"version https://git-lfs"):
         raise TokenizerError(f"{name} is a large-file pointer, not the tokenizer itself: download it with git lfs pull")
-    pieces: list[str] = []
-    scores: list[float] = []
-    kinds: list[int] = []
     trainer = normalizer = b""
     try:
-        for number, value in _iter_fields(data):
+        pieces, scores, kinds, position = _read_plain_pieces(data)
+        for number, value in _iter_fields(data, position):
             if number == _MODEL_PIECES:
                 text, score, kind = _read_piece(_expect_bytes(value))
                 pieces.append(text)
@@ -119,6 +127,38 @@ def _expect_bytes(value: int | bytes) -> bytes:
     return value
 
 
+def _read_plain_pieces(data: bytes) -> tuple[list[str], list[float], list[int], int]:
+    """Texts, scores and kinds of the pieces at the start of `data`, and the position behind the last of them.
+
+    Only pieces as SentencePiece itself writes them: sizes of one byte; text, score and maybe a kind, in this order. At
+    the first other field it stops, and `_iter_fields` goes on: that reads any file, at a fraction of the speed.
+    """
+    pieces: list[str] = []
+    scores: list[float] = []
+    kinds: list[int] = []
+    read_score, kind_of_text = struct.Struct("<f").unpack_from, int(PieceKind.NORMAL)
+    position, last = 0, len(data) - 4  # four bytes are looked at before it is known that they are there
+    while position < last and data[position] == _PIECE_KEY and data[position + 2] == _TEXT_KEY:
+        size = data[position + 1]
+        end = position + 2 + size
+        score = position + 4 + data[position + 3]
+        if size >= 0x80 or end > len(data) or score + 5 > end or data[score] != _SCORE_KEY:
+            break
+        kind = kind_of_text
+        if score + 5 < end:
+            if score + 7 != end or data[score + 5] != _KIND_KEY or data[score + 6] >= 0x80:
+                break
+            kind = data[score + 6]
+        text = data[position + 4 : score].decode("utf-8")
+        if not text:
+            break
+        pieces.append(text)
+        scores.append(read_score(data, score + 1)[0])
+        kinds.append(kind)
+        position = end
+    return pieces, scores, kinds, position
+
+
 def _read_piece(data: bytes) -> tuple[str, float, int]:
     text, score, kind = "", 0.0, int(PieceKind.NORMAL)
     for number, value in _iter_fields(data):
@@ -133,9 +173,9 @@ def _read_piece(data: bytes) -> tuple[str, float, int]:
     return text, score, kind
 
 
-def _iter_fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) in file order; numbers as int, everything else as its raw bytes."""
-    position, end = 0, len(data)
+def _iter_fields(data: bytes, position: int = 0) -> Iterator[tuple[int, int | bytes]]:
+    """(field number, value) in file order from `position` on; numbers as int, everything else as its raw bytes."""
+    end = len(data)
     while position < end:
         key = data[position]
         position += 1

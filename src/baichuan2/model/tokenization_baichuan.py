@@ -75,12 +75,9 @@ class BaichuanTokenizer(TokenizersBackend):
         _check_control_pieces(file, str(vocab_file))
         self._model_content = file.content
         self._tokenizer = build_backend(file)
-        self._piece_bytes = [_text_bytes(piece, kind) for piece, kind in zip(file.pieces, file.kinds, strict=True)]
-        self._guarded_ids = {
-            token_id
-            for token_id, (piece, kind) in enumerate(zip(file.pieces, file.kinds, strict=True))
-            if is_guarded(piece, kind)
-        }
+        self._pieces = file.pieces
+        self._special_bytes = {token_id: _text_bytes(piece, kind) for token_id, piece, kind in file.special_pieces}
+        self._guarded_ids = {token_id for token_id, piece, kind in file.special_pieces if is_guarded(piece, kind)}
         self._add_dummy_prefix = file.add_dummy_prefix
         self._trim_spaces = file.trim_spaces
         self._own_chat_template = (
@@ -176,8 +173,9 @@ class BaichuanTokenizer(TokenizersBackend):
 
         Raises TokenizerError for an id outside the vocabulary.
         """
-        if 0 <= token_id < len(self._piece_bytes):
-            return self._piece_bytes[token_id]
+        if 0 <= token_id < len(self._pieces):
+            special = self._special_bytes.get(token_id)
+            return _text_bytes(self._pieces[token_id], PieceKind.NORMAL) if special is None else special
         return b"" if token_id in self._guarded_ids else self._spelling(token_id).encode()
 
     def _spelling(self, token_id: int) -> str:

@@ -4,6 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from baichuan2.cli.conversation import Conversation, Session
+from baichuan2.cli.garbage import without_collection
 from baichuan2.cli.keyboard import open_reader, read_prompt
 from baichuan2.cli.progress import progress_bar
 from baichuan2.cli.screen import ReplyPrinter, accept_any_text, notice
@@ -40,10 +41,14 @@ def load_with_notice(load: LoadSettings, words: Words) -> "LoadedModel":
     """The loaded model; standard error tells what is being loaded and how long it took."""
     notice(words.loading_demo if load.model is None else words.loading.format(model=load.model))
     started = time.perf_counter()
-    from baichuan2.checkpoints.load import load_model
+    with without_collection():
+        from baichuan2.checkpoints.load import load_model
 
-    with progress_bar(words.quantizing, delay=BAR_DELAY) as show:
-        loaded = load_model(load.model, load, watch=show)
+        if load.quantize == "none":
+            loaded = load_model(load.model, load)
+    if load.quantize != "none":  # minutes, with weights in between that must not stay
+        with progress_bar(words.quantizing, delay=BAR_DELAY) as show:
+            loaded = load_model(load.model, load, watch=show)
     notice(words.ready.format(seconds=time.perf_counter() - started))
     return loaded
 
