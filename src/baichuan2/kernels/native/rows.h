@@ -5,7 +5,7 @@
  * outputs. A result depends neither on the other rows nor on how outputs and preparation are shared among threads.
  *
  * Inputs of each 64 are 16-bit integers with a scale (products with 4-bit and 8-bit weights): an error of 2^-16 of the
- * greatest of them. Inputs that are no numbers, infinite, or whose block of 64 has its greatest magnitude beyond 2^100
+ * greatest of them. Inputs that are no numbers, infinite, or whose block of 64 has its greatest magnitude beyond 2^80
  * or below 2^-64 are multiplied in float32, which is slow. All pointers may be unaligned but `prepared` and `scratch`
  * (64 bytes).
  */

@@ -22,7 +22,7 @@ enum { CHUNK = 16 }; /* blocks */
 
 typedef struct {
     int16_t *digits; /* (chunks, M, CHUNK, BLOCK) in the order of `place` */
-    float *scales;   /* (chunks, M, CHUNK, 1 or 2 for groups of 32, twice the same); NaN: the block is in `floats` */
+    float *scales;   /* (chunks, M, CHUNK, 1, or 2 for groups of 32: twice the same); NaN: the block is in `floats` */
     float *floats;   /* (chunks, M, CHUNK, BLOCK): blocks that integers cannot hold, in the order of the inputs */
 } Inputs;
 
@@ -66,7 +66,7 @@ static void prepare_block(const float *from, int64_t rest, const int *places, in
     memset(digits, 0, BLOCK * sizeof *digits);
     *scale = 0;
     if (greatest == 0) return;
-    if (!(greatest >= 0x1p-64f && greatest <= 0x1p100f)) {
+    if (!(greatest >= 0x1p-64f && greatest <= 0x1p80f)) { /* scaled sums stay far from infinite */
         *scale = NAN;
         memcpy(floats, block, sizeof block);
         return;
@@ -168,6 +168,16 @@ static void copy_last(const Weight *weight, const uint8_t *codes, uint8_t *to) {
     memcpy(to, codes + whole, (size_t)(weight->num_inputs - whole));
 }
 
+typedef struct {
+    const Weight *weight;
+    Inputs inputs;
+    Levels levels;
+    float unit;
+    int64_t num_rows, blocks, first, last, stride;
+    float *out; /* output n of row m at m * stride + n - first */
+    char *scratch;
+} Call;
+
 static float scale_of(const Weight *weight, int64_t index) {
     uint16_t half;
     if (weight->scale_kind == SCALES_FLOAT16) {
@@ -184,8 +194,7 @@ static float scale_of(const Weight *weight, int64_t index) {
 }
 
 /* `count` scales from `index` on, eight at a time as long as these are all there. */
-static void scales_from(const Weight *weight, int64_t index, int64_t count, float unit, float *to) {
-    const __m256 units = _mm256_set1_ps(unit);
+static void scales_from(const Weight *weight, int64_t index, int64_t count, float *to) {
     int64_t i = 0;
     for (; i + 8 <= count; i += 8) {
         __m256 scales;
@@ -200,30 +209,35 @@ static void scales_from(const Weight *weight, int64_t index, int64_t count, floa
                                                  _mm256_set1_ps(weight->nested_scales[(index + i) / 256])),
                                    _mm256_set1_ps(weight->offset));
         }
-        _mm256_storeu_ps(to + i, _mm256_mul_ps(scales, units));
+        _mm256_storeu_ps(to + i, scales);
     }
-    for (; i < count; i++) to[i] = scale_of(weight, index + i) * unit;
+    for (; i < count; i++) to[i] = scale_of(weight, index + i);
 }
 
-/* The scales of blocks first ... first + count - 1 of an output times `unit`: one for each block, or two for groups of 32. */
-static void scales_of(const Weight *weight, int64_t output, int64_t first, int64_t count, float unit, float *to) {
-    const int64_t size = weight->group_size ? weight->group_size : weight->num_inputs;
-    const int64_t groups = (weight->num_inputs + size - 1) / size, row = output * groups;
-    if (size == 32) {
+static inline int64_t num_groups_of(const Weight *weight) {
+    return weight->group_size ? (weight->num_inputs + weight->group_size - 1) / weight->group_size : 1;
+}
+
+/* The scales of blocks first ... first + count - 1 of an output: one for each block, or two for groups of 32; none where
+ * the whole row has one, which its sum is multiplied by. */
+static void scales_of(const Weight *weight, int64_t output, int64_t first, int64_t count, float *to) {
+    const int64_t groups = num_groups_of(weight), row = output * groups;
+    if (weight->group_size == 32) {
         const int64_t rest = groups - 2 * first;
-        scales_from(weight, row + 2 * first, smaller(2 * count, rest), unit, to);
+        scales_from(weight, row + 2 * first, smaller(2 * count, rest), to);
         if (rest < 2 * count) to[rest] = 0;
-    } else if (size == BLOCK) scales_from(weight, row + first, count, unit, to);
-    else if (size == 2 * BLOCK)
-        for (int64_t i = 0; i < count; i++) to[i] = scale_of(weight, row + (first + i) / 2) * unit;
-    else {
-        const float scale = scale_of(weight, row) * unit;
-        for (int64_t i = 0; i < count; i++) to[i] = scale;
-    }
+    } else if (weight->group_size == BLOCK) scales_from(weight, row + first, count, to);
+    else
+        for (int64_t i = 0; i < count; i++) to[i] = scale_of(weight, row + (first + i) / 2);
+}
+
+/* What the sum of an output counts in. */
+INLINE float unit_of(const Call *call, int64_t output) {
+    return call->weight->group_size ? call->unit : call->unit * scale_of(call->weight, output);
 }
 
 /* The products of a block's weights with its inputs, scaled and added to `sum`. Lanes of NF4 hold half a block at most. */
-INLINE __m256 add_block(const int format, const int num_scales, __m256 sum, const __m256i *weights, const int16_t *digits,
+INLINE __m256 add_block(const int format, const int per_block, __m256 sum, const __m256i *weights, const int16_t *digits,
                         const float *scales) {
     const __m256i *x = (const __m256i *)digits;
     const __m256i lower = _mm256_add_epi32(_mm256_madd_epi16(weights[0], _mm256_loadu_si256(x)),
@@ -231,10 +245,10 @@ INLINE __m256 add_block(const int format, const int num_scales, __m256 sum, cons
     const __m256i upper = _mm256_add_epi32(_mm256_madd_epi16(weights[2], _mm256_loadu_si256(x + 2)),
                                            _mm256_madd_epi16(weights[3], _mm256_loadu_si256(x + 3)));
     const __m256 scale = _mm256_broadcast_ss(scales);
-    if (num_scales == 1 && format != FORMAT_NF4)
+    if (per_block == 1 && format != FORMAT_NF4)
         return _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(lower, upper)), scale, sum);
     sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(lower), scale, sum);
-    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(upper), num_scales == 2 ? _mm256_broadcast_ss(scales + 1) : scale, sum);
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(upper), per_block == 2 ? _mm256_broadcast_ss(scales + 1) : scale, sum);
 }
 
 /* The scales of an output times those of a row of inputs; `count` is a multiple of CHUNK. */
@@ -243,35 +257,28 @@ INLINE void multiply_scales(const float *of_output, const float *of_inputs, int6
         _mm256_storeu_ps(to + i, _mm256_mul_ps(_mm256_loadu_ps(of_output + i), _mm256_loadu_ps(of_inputs + i)));
 }
 
-typedef struct {
-    const Weight *weight;
-    Inputs inputs;
-    Levels levels;
-    float unit;
-    int64_t num_rows, blocks, first, last, stride;
-    float *out; /* output n of row m at m * stride + n - first */
-    char *scratch;
-} Call;
-
-INLINE void direct(const Call *call, const int format, const int num_scales, const int num_rows) {
+/* `groups` that have a scale in a block: 1, 2 where they are of 32, 0 where the whole row has one. */
+INLINE void direct(const Call *call, const int format, const int groups, const int num_rows) {
     const int64_t blocks = call->blocks, chunks = num_chunks(call->weight), whole = whole_blocks(call->weight);
+    const int per_block = groups == 2 ? 2 : 1;
     uint8_t copied[BLOCK];
     const Levels levels = call->levels;
     /* chunks of one row follow one another: it is one of any length */
     const int64_t size = num_rows == 1 ? chunks * CHUNK : CHUNK;
-    float *of_output = (float *)call->scratch, *scales = of_output + chunks * CHUNK * num_scales;
+    float *of_output = (float *)call->scratch, *products = of_output + chunks * CHUNK * per_block;
     for (int64_t output = call->first; output < call->last; output++) {
         const uint8_t *codes = codes_of(call->weight, output);
-        scales_of(call->weight, output, 0, blocks, call->unit, of_output);
+        if (groups) scales_of(call->weight, output, 0, blocks, of_output);
         __m256 sums[ROWS_DIRECT];
         for (int m = 0; m < num_rows; m++) sums[m] = _mm256_setzero_ps();
         for (int64_t first = 0; first < blocks; first += size) {
             const int64_t end = smaller(first + size, blocks);
             const int16_t *digits = call->inputs.digits + first * num_rows * BLOCK;
-            const float *of_inputs = call->inputs.scales + first * num_rows * num_scales;
-            for (int m = 0; m < num_rows; m++)
-                multiply_scales(of_output + first * num_scales, of_inputs + m * size * num_scales, size * num_scales,
-                                scales + m * size * num_scales);
+            const float *of_inputs = call->inputs.scales + first * num_rows * per_block;
+            for (int m = 0; groups && m < num_rows; m++)
+                multiply_scales(of_output + first * per_block, of_inputs + m * size * per_block, size * per_block,
+                                products + m * size * per_block);
+            const float *scales = groups ? products : of_inputs;
             for (int64_t block = first; block < end; block++) {
                 __m256i weights[4];
                 const uint8_t *from = codes + block * bytes_of_block(format);
@@ -283,11 +290,12 @@ INLINE void direct(const Call *call, const int format, const int num_scales, con
                 take_apart(format, &levels, from, weights);
                 for (int m = 0; m < num_rows; m++) {
                     const int64_t at = m * size + block - first;
-                    sums[m] = add_block(format, num_scales, sums[m], weights, digits + at * BLOCK, scales + at * num_scales);
+                    sums[m] = add_block(format, per_block, sums[m], weights, digits + at * BLOCK, scales + at * per_block);
                 }
             }
         }
-        for (int m = 0; m < num_rows; m++) call->out[m * call->stride + output - call->first] = sum_of(sums[m]);
+        const float unit = unit_of(call, output);
+        for (int m = 0; m < num_rows; m++) call->out[m * call->stride + output - call->first] = sum_of(sums[m]) * unit;
     }
 }
 
@@ -298,16 +306,19 @@ typedef struct {
     float scales[PANEL_OUTPUTS][2 * CHUNK]; /* beyond the end of a row anything */
 } Panel;
 
-INLINE void tile(const Call *call, Panel *panel, const int format, const int num_scales, int64_t row, const int num_rows,
+INLINE void tile(const Call *call, Panel *panel, const int format, const int groups, int64_t row, const int num_rows,
                  int output, const int num_outputs, int64_t first, int64_t count) {
-    float scales[TILE_ROWS][TILE_OUTPUTS][2 * CHUNK];
+    const int per_block = groups == 2 ? 2 : 1;
+    float products[TILE_ROWS][TILE_OUTPUTS][2 * CHUNK];
+    const float *scales[TILE_ROWS][TILE_OUTPUTS];
     __m256 sums[TILE_ROWS][TILE_OUTPUTS];
     const int64_t chunk = first * call->num_rows + row * CHUNK; /* the block of inputs that is the first of all */
     const int16_t *digits = call->inputs.digits + chunk * BLOCK;
     for (int m = 0; m < num_rows; m++)
         for (int n = 0; n < num_outputs; n++) {
-            const float *of_inputs = call->inputs.scales + (chunk + m * CHUNK) * num_scales;
-            multiply_scales(panel->scales[output + n], of_inputs, CHUNK * num_scales, scales[m][n]);
+            const float *of_inputs = call->inputs.scales + (chunk + m * CHUNK) * per_block;
+            if (groups) multiply_scales(panel->scales[output + n], of_inputs, CHUNK * per_block, products[m][n]);
+            scales[m][n] = groups ? products[m][n] : of_inputs;
             sums[m][n] = first ? panel->sums[output + n][row + m] : _mm256_setzero_ps();
         }
     for (int64_t block = 0; block < count; block++) {
@@ -315,7 +326,7 @@ INLINE void tile(const Call *call, Panel *panel, const int format, const int num
 #pragma GCC unroll 4
         for (int v = 0; v < 4; v++) {
             /* where lanes would grow too large, or scales differ, half a block is added at a time */
-            const int is_halved = num_scales == 2 || format == FORMAT_NF4;
+            const int is_halved = groups == 2 || format == FORMAT_NF4;
             const int is_first = v == 0 || (v == 2 && is_halved), is_last = v == 3 || (v == 1 && is_halved);
             __m256i weights[TILE_OUTPUTS];
             for (int n = 0; n < num_outputs; n++)
@@ -327,7 +338,7 @@ INLINE void tile(const Call *call, Panel *panel, const int format, const int num
                     parts[m][n] = is_first ? product : _mm256_add_epi32(parts[m][n], product);
                     KEEP_ORDER(parts[m][n]);
                     if (!is_last) continue;
-                    const float *scale = scales[m][n] + block * num_scales + (v == 3 ? num_scales - 1 : 0);
+                    const float *scale = scales[m][n] + block * per_block + (v == 3 ? per_block - 1 : 0);
                     sums[m][n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(parts[m][n]), _mm256_broadcast_ss(scale), sums[m][n]);
                 }
             }
@@ -337,16 +348,16 @@ INLINE void tile(const Call *call, Panel *panel, const int format, const int num
         for (int n = 0; n < num_outputs; n++) panel->sums[output + n][row + m] = sums[m][n];
 }
 
-INLINE void tiles(const Call *call, Panel *panel, const int format, const int num_scales, int64_t row, const int num_rows,
+INLINE void tiles(const Call *call, Panel *panel, const int format, const int groups, int64_t row, const int num_rows,
                   int num_outputs, int64_t first, int64_t count) {
     int n = 0;
     for (; n + TILE_OUTPUTS <= num_outputs; n += TILE_OUTPUTS)
-        tile(call, panel, format, num_scales, row, num_rows, n, TILE_OUTPUTS, first, count);
-    if (n < num_outputs) tile(call, panel, format, num_scales, row, num_rows, n, 1, first, count);
+        tile(call, panel, format, groups, row, num_rows, n, TILE_OUTPUTS, first, count);
+    if (n < num_outputs) tile(call, panel, format, groups, row, num_rows, n, 1, first, count);
 }
 
 /* Outputs `output` ... output + num_outputs - 1 for all rows. */
-INLINE void panel_of(const Call *call, Panel *panel, const int format, const int num_scales, int64_t output, int num_outputs) {
+INLINE void panel_of(const Call *call, Panel *panel, const int format, const int groups, int64_t output, int num_outputs) {
     const int64_t num_rows = call->num_rows, whole = whole_blocks(call->weight);
     uint8_t copied[BLOCK];
     const Levels levels = call->levels;
@@ -354,7 +365,7 @@ INLINE void panel_of(const Call *call, Panel *panel, const int format, const int
         const int64_t count = smaller(CHUNK, call->blocks - first);
         for (int n = 0; n < num_outputs; n++) {
             const uint8_t *codes = codes_of(call->weight, output + n);
-            scales_of(call->weight, output + n, first, count, call->unit, panel->scales[n]);
+            if (groups) scales_of(call->weight, output + n, first, count, panel->scales[n]);
             for (int64_t block = 0; block < count; block++) {
                 const uint8_t *from = codes + (first + block) * bytes_of_block(format);
                 fetch_ahead(from, bytes_of_block(format));
@@ -367,29 +378,32 @@ INLINE void panel_of(const Call *call, Panel *panel, const int format, const int
         }
         int64_t row = 0;
         for (; row + TILE_ROWS <= num_rows; row += TILE_ROWS)
-            tiles(call, panel, format, num_scales, row, TILE_ROWS, num_outputs, first, count);
-        if (num_rows - row == 2) tiles(call, panel, format, num_scales, row, 2, num_outputs, first, count);
-        if (num_rows - row == 1) tiles(call, panel, format, num_scales, row, 1, num_outputs, first, count);
+            tiles(call, panel, format, groups, row, TILE_ROWS, num_outputs, first, count);
+        if (num_rows - row == 2) tiles(call, panel, format, groups, row, 2, num_outputs, first, count);
+        if (num_rows - row == 1) tiles(call, panel, format, groups, row, 1, num_outputs, first, count);
     }
-    for (int n = 0; n < num_outputs; n++)
+    for (int n = 0; n < num_outputs; n++) {
+        const float unit = unit_of(call, output + n);
         for (int64_t row = 0; row < num_rows; row++)
-            call->out[row * call->stride + output + n - call->first] = sum_of(panel->sums[n][row]);
+            call->out[row * call->stride + output + n - call->first] = sum_of(panel->sums[n][row]) * unit;
+    }
 }
 
-INLINE void multiply_by(const Call *call, const int format, const int num_scales) {
-    if (call->num_rows == 1) direct(call, format, num_scales, 1);
-    else if (call->num_rows == 2) direct(call, format, num_scales, 2);
-    else if (call->num_rows == 3) direct(call, format, num_scales, 3);
-    else if (call->num_rows == 4) direct(call, format, num_scales, 4);
+INLINE void multiply_by(const Call *call, const int format, const int groups) {
+    if (call->num_rows == 1) direct(call, format, groups, 1);
+    else if (call->num_rows == 2) direct(call, format, groups, 2);
+    else if (call->num_rows == 3) direct(call, format, groups, 3);
+    else if (call->num_rows == 4) direct(call, format, groups, 4);
     else
         for (int64_t output = call->first; output < call->last; output += PANEL_OUTPUTS)
-            panel_of(call, (Panel *)call->scratch, format, num_scales, output,
+            panel_of(call, (Panel *)call->scratch, format, groups, output,
                      (int)smaller(PANEL_OUTPUTS, call->last - output));
 }
 
 static void multiply_int4(const Call *call) { multiply_by(call, FORMAT_INT4, 1); }
 static void multiply_int4_fine(const Call *call) { multiply_by(call, FORMAT_INT4, 2); }
 static void multiply_int8(const Call *call) { multiply_by(call, FORMAT_INT8, 1); }
+static void multiply_int8_row(const Call *call) { multiply_by(call, FORMAT_INT8, 0); }
 static void multiply_int8_fine(const Call *call) { multiply_by(call, FORMAT_INT8, 2); }
 static void multiply_nf4(const Call *call) { multiply_by(call, FORMAT_NF4, 1); }
 
@@ -445,6 +459,7 @@ static void multiply(const Weight *weight, const void *prepared, int64_t num_row
     };
     const int is_fine = scales_of_block(weight) == 2;
     if (weight->format == FORMAT_NF4) multiply_nf4(&call);
+    else if (weight->format == FORMAT_INT8 && !weight->group_size) multiply_int8_row(&call);
     else if (weight->format == FORMAT_INT8) (is_fine ? multiply_int8_fine : multiply_int8)(&call);
     else (is_fine ? multiply_int4_fine : multiply_int4)(&call);
     for (int64_t row = 0; row < num_rows; row++)
