@@ -89,6 +89,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--batches", type=int, nargs="+", default=(4, 8, 16), metavar="N", help="sequences at once")
     parser.add_argument("--official-layers", type=int, nargs=2, default=(2, 6), metavar="N",
                         help="of transformers' model, from which the whole is extrapolated (default: 2 6)")  # fmt: skip
+    parser.add_argument("--official-prefill-layers", type=int, nargs=2, default=(1, 2), metavar="N",
+                        help="the same for prompts, which take far longer (default: 1 2)")  # fmt: skip
     parser.add_argument("--no-quality", action="store_true", help="leave out the KL on the demo model")
     parser.add_argument("--quality-anew", action="store_true",
                         help="measure all of it, not only what the page of quantisation.py lacks")  # fmt: skip
@@ -99,8 +101,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
     if options.turns * options.tokens > MOST_TOKENS:
         parser.error(f"--turns times --tokens must be at most {MOST_TOKENS}, got {options.turns * options.tokens}")
-    if options.official_layers[0] >= options.official_layers[1] or options.official_layers[0] < 1:
-        parser.error("--official-layers must be two ascending numbers of layers")
+    for name in ("official_layers", "official_prefill_layers"):
+        few, more = getattr(options, name)
+        if not 1 <= few < more <= max(options.official_layers):
+            parser.error(f"--{name.replace('_', '-')} must be two ascending numbers of layers that are loaded")
     if options.peer_python is not None and not options.peer_python.is_file():
         parser.error(f"--peer-python {options.peer_python}: there is no such file")
     return options
@@ -139,8 +143,9 @@ def measure_groups(options: argparse.Namespace, report: Report, path: Path, run:
     done = report.groups() if options.resume else set()
     groups = [group for group in options.only or CHOICES if group in GROUPS and group not in done]
     engines = Engines(
-        options.directory, options.peer_python, options.threads, tuple(options.official_layers), options.call_seconds
-    )
+        options.directory, options.peer_python, options.threads, tuple(options.official_layers),
+        tuple(options.official_prefill_layers), options.call_seconds,
+    )  # fmt: skip
     with Limits(options.threads) as limits:
         bench = make_bench(options, engines, limits)
         peaks = limits.peaks()

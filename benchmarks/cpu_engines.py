@@ -48,6 +48,7 @@ class Engines:
     peer_python: Path | None
     threads: int
     official_layers: tuple[int, int]
+    official_prefill_layers: tuple[int, int]
     call_seconds: float = 600.0
     facts: dict[str, Any] = field(default_factory=dict)
     children: dict[str, Child] = field(default_factory=dict)

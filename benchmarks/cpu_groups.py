@@ -10,6 +10,7 @@ from typing import Any
 
 from cpu_child import EngineError
 from cpu_engines import SCRIPTS, Shape
+from cpu_limits import instructions
 from cpu_rows import (
     BANDWIDTH,
     Action,
@@ -104,7 +105,8 @@ def prefill(bench: Bench) -> list[Row]:
         patience = 1 if number else READ_TWICE
         readers = _readers(bench, [own, plain, fused], length)
         series, failures = measure(bench, f"prefill {length}", readers, patience=patience)
-        work, note = Work("prefill", length), _layers_note(bench, bench.shape)
+        work = Work("prefill", length)
+        note = _layers_note(bench, bench.shape, work)
         rows.append(Comparison("prefill", work, own, plain, 3.0).row(series, failures))
         rows.append(Comparison("prefill", work, own, fused, 1.2, note=note).row(series, failures))
     return rows
@@ -115,14 +117,15 @@ def official(bench: Bench) -> list[Row]:
     own, full, half = bench.own("int4"), bench.other("eager-fp32"), bench.other("eager-bf16")
     short, length = bench.contexts[0], bench.prompts[0]
     rows = []
-    note = _layers_note(bench, bench.shape)
     for key, decode_target, prefill_target in ((full, 6.0, 6.0), (half, 4.0, 1.2)):
         bench.engines.keep_only([own, key])
         series, failures = measure(bench, f"official {key} {short}", _decoders(bench, [own, key], short))
         work = Work("decode", short)
+        note = _layers_note(bench, bench.shape, work)
         rows.append(Comparison("official", work, own, key, decode_target, note=note).row(series, failures))
         series, failures = measure(bench, f"official {key} {length}", _readers(bench, [own, key], length))
         work = Work("prefill", length)
+        note = _layers_note(bench, bench.shape, work)
         rows.append(Comparison("official", work, own, key, prefill_target, note=note).row(series, failures))
     return rows
 
@@ -168,7 +171,9 @@ def nf4(bench: Bench) -> list[Row]:
     length = bench.contexts[0]
     series, failures = measure(bench, f"nf4 {length}", _decoders(bench, [files, own, library], length))
     work, what = Work("decode", length), f"decode, official NF4 files, context {length}"
-    note = _layers_note(bench, bench.shape)
+    note = _layers_note(bench, bench.shape, work)
+    if "avx512_bf16" not in instructions():
+        note += "; the library's fast products on processors need AVX512-BF16, which this one lacks"
     return [
         Comparison("nf4", work, files, own, 0.9, what=what).row(series, failures),
         Comparison("nf4", work, files, library, 4.0, what=what, note=note).row(series, failures),
@@ -202,8 +207,9 @@ def large(bench: Bench) -> list[Row]:
         rows.append(Comparison("large", Work("prefill", read), own, plain, 3.0).row(series, failures))
     bench.engines.keep_only([own, fused])
     series, failures = measure(bench, f"large {fused} {length}", _readers(bench, [own, fused], length))
-    note = _layers_note(bench, size) + "; with rotation in ALiBi's place"
-    rows.append(Comparison("large", Work("prefill", length), own, fused, 1.2, note=note).row(series, failures))
+    work = Work("prefill", length)
+    note = _layers_note(bench, size, work) + "; with rotation in ALiBi's place"
+    rows.append(Comparison("large", work, own, fused, 1.2, note=note).row(series, failures))
     return rows
 
 
@@ -259,8 +265,9 @@ def _first_token(folder: Path, most_seconds: float) -> dict[str, float]:
     return parts
 
 
-def _layers_note(bench: Bench, shape: Shape) -> str:
-    few, more = bench.engines.official_layers
+def _layers_note(bench: Bench, shape: Shape, work: Work) -> str:
+    engines = bench.engines
+    few, more = engines.official_prefill_layers if work.kind == "prefill" else engines.official_layers
     return f"{shape.layers} layers extrapolated from {few} and {more}"
 
 

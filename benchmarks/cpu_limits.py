@@ -17,6 +17,7 @@ from typing import Self
 SOURCES = Path(__file__).resolve().parent
 FLAGS = ("-O3", "-march=native", "-fopenmp")
 BUFFER_MIB = 2048
+INSTRUCTIONS = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 def compiler() -> list[str] | None:
@@ -110,17 +111,23 @@ def peaks_text(peaks: Mapping[str, float]) -> str:
     return "; ".join(parts)
 
 
+def instructions() -> list[str]:
+    """Of the instruction sets that matter here, those that the processor has; of x86 under Linux."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    return [name for name in INSTRUCTIONS if name in flags]
+
+
 def hardware() -> dict[str, object]:
     """The processor's name, its number of cores that this process may use, and the memory in GiB."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
-    told = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
     return {
         "processor": names[0] if names else platform.machine(),
         "cores": available_cores(),
-        "instructions": [name for name in told if name in flags],
+        "instructions": instructions(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.release()}",
     }

@@ -300,7 +300,16 @@ def _gguf_tensors(shape: dict[str, Any], format_name: str) -> Iterator[tuple[str
             ("ffn_up", (inner, hidden), base),
             ("ffn_down", (hidden, inner), more),
         ):
-            yield f"{prefix}{name}.weight", sizes, kind
+            yield f"{prefix}{name}.weight", sizes, _that_fits(kind, sizes[-1])
+
+
+def _that_fits(kind: Any, width: int) -> Any:
+    """What llama-quantize takes in the place of a type whose blocks of 256 do not fill rows, as in the 13B's `down`."""
+    from gguf import GGML_QUANT_SIZES
+    from gguf import GGMLQuantizationType as Kind
+
+    in_place = {Kind.Q4_K: Kind.Q5_0, Kind.Q6_K: Kind.Q8_0}
+    return in_place[kind] if kind in in_place and width % GGML_QUANT_SIZES[kind][0] else kind
 
 
 def _random_blocks(sizes: tuple[int, ...], kind: Any, generator: np.random.Generator) -> np.ndarray:
@@ -312,6 +321,7 @@ def _random_blocks(sizes: tuple[int, ...], kind: Any, generator: np.random.Gener
     # bytes of the float16 scales in a block, and a scale for which random codes have the size of our weights
     numbers = {
         "Q4_0": {0: WEIGHT_RMS / 4.6},
+        "Q5_0": {0: WEIGHT_RMS / 9.2},
         "Q8_0": {0: WEIGHT_RMS / 74},
         "Q4_K": {0: WEIGHT_RMS / 167, 2: 7.5 * WEIGHT_RMS / 167},
         "Q6_K": {208: WEIGHT_RMS / 1369},

@@ -7,6 +7,8 @@ layers in the place of the linear ones.
 """
 
 import argparse
+import copy
+import re
 import time
 from typing import Any
 
@@ -17,6 +19,7 @@ from cpu_models import SHAPES, VOCABULARY
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+BLOCK = (1 << 20) + 1  # numbers; no divisor of a row
 WAYS = {
     "eager-fp32": (torch.float32, "eager"),
     "eager-bf16": (torch.bfloat16, "eager"),
@@ -42,20 +45,29 @@ def build(shape_name: str, way: str, layers: int) -> LlamaForCausalLM:
         model = LlamaForCausalLM(config)
     model = model.to(dtype).to_empty(device="cpu")
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    block = torch.empty(BLOCK).uniform_(-0.035, 0.035).to(dtype)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.uniform_(-0.035, 0.035) if parameter.dim() == 2 else parameter.fill_(1)
+            # the same numbers again and again, as drawing billions takes a minute
+            for part in parameter.view(-1).split(BLOCK) if parameter.dim() == 2 else ():
+                part.copy_(block[: part.numel()])
+            if parameter.dim() == 1:
+                parameter.fill_(1)
     if way == "bnb-nf4":
         _quantize(model)
     return model.eval()
 
 
 def _quantize(model: nn.Module) -> None:
-    """Puts bitsandbytes' NF4 layers in the place of the decoder's linear ones."""
+    """Puts bitsandbytes' NF4 layers in the place of the decoder's linear ones; later layers are copies of the first."""
     from bitsandbytes.nn import Linear4bit
 
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
     for name in linear:
+        first = re.sub(r"layers\.\d+\.", "layers.0.", name)
+        if first != name:
+            model.set_submodule(name, copy.deepcopy(model.get_submodule(first)))
+            continue
         old = model.get_submodule(name)
         new = Linear4bit(old.in_features, old.out_features, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
         new.load_state_dict({"weight": old.weight.data})

@@ -18,6 +18,8 @@ from cpu_limits import Limits
 from cpu_models import PEER_FORMATS
 
 SETTLE_SECONDS = 0.05  # threads that wait actively go to sleep in that time
+PATIENCE_SECONDS = 4.0  # for the steps of a turn of transformers, some of whose ways take seconds for one
+LEAST_TOKENS = 2
 Series = list[float]
 
 
@@ -152,12 +154,15 @@ def decode_action(bench: Bench, key: str, context: int, batch: int = 1) -> Actio
     engines, name = bench.engines, f"{context}x{batch}"
     if engines.is_official(key):
         layer_counts, whole = engines.official_layers, Shape(key.partition("-")[0]).layers
+        tokens: dict[int, int] = {}
         for layers in layer_counts:
             engines.call(key, "start", name=f"{name}/{layers}", context=context, batch=batch, layers=layers)
+            once = engines.call(key, "decode", name=f"{name}/{layers}", tokens=1)[0]
+            tokens[layers] = min(bench.tokens, max(LEAST_TOKENS, int(PATIENCE_SECONDS / once)))
 
         def extrapolated() -> float:
             few, more = (
-                statistics.median(engines.call(key, "decode", name=f"{name}/{layers}", tokens=bench.tokens))
+                statistics.median(engines.call(key, "decode", name=f"{name}/{layers}", tokens=tokens[layers]))
                 for layers in layer_counts
             )
             return extrapolate(few, more, layer_counts, whole)
@@ -180,7 +185,7 @@ def prefill_action(bench: Bench, key: str, length: int) -> Action:
 
     if not engines.is_official(key):
         return lambda: bench.reads.pop((key, length), None) or seconds()
-    layer_counts, whole = engines.official_layers, Shape(key.partition("-")[0]).layers
+    layer_counts, whole = engines.official_prefill_layers, Shape(key.partition("-")[0]).layers
     return lambda: extrapolate(*(seconds(layers=layers) for layers in layer_counts), layer_counts, whole)
 
 

@@ -18,7 +18,7 @@ from cpu_child import Child, EngineError
 from cpu_engines import Engines, Shape
 from cpu_groups import GROUPS
 from cpu_limits import peaks_text
-from cpu_models import ensure, spec_of, stored_bytes
+from cpu_models import _that_fits, ensure, spec_of, stored_bytes
 from cpu_page import Measured, page
 from cpu_profile import PerfError, sampled, shares_of
 from cpu_report import Report
@@ -193,7 +193,7 @@ def test_an_engine_that_dies_is_told_apart(tmp_path: Path) -> None:
 
 
 def test_without_a_peer_its_rows_say_so(tmp_path: Path) -> None:
-    engines = Engines(tmp_path, None, 1, (1, 2))
+    engines = Engines(tmp_path, None, 1, (1, 2), (1, 2))
     with pytest.raises(EngineError, match="no --peer-python"):
         engines.call("tiny-Q4_0", "start", name="x", context=4, batch=1)
 
@@ -220,7 +220,7 @@ def test_an_engine_that_died_is_loaded_again(tmp_path: Path) -> None:
         def __call__(self, do: str, **_: Any) -> None:
             raise EngineError(f"cannot {do}")
 
-    engines = Engines(tmp_path, None, 1, (1, 2))
+    engines = Engines(tmp_path, None, 1, (1, 2), (1, 2))
     engines.children["7b-Q4_0"] = Dying()  # type: ignore[assignment]
     with pytest.raises(EngineError, match="7b-Q4_0: cannot decode"):
         engines.call("7b-Q4_0", "decode")
@@ -368,6 +368,7 @@ def test_the_peaks_of_this_machine_are_plausible(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "flags",
     [["--turns", "0"], ["--turns", "50"], ["--row-seconds", "0"], ["--official-layers", "6", "2"],
+     ["--official-prefill-layers", "2", "7"],
      ["--peer-python", "/none"]],
 )  # fmt: skip
 def test_arguments_that_cannot_work_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -375,3 +376,11 @@ def test_arguments_that_cannot_work_are_refused(flags: list[str], capsys: pytest
         cpu.parse_arguments(["--directory", "x", *flags])
     assert stopped.value.code == 2
     assert flags[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("width", "kinds"), [(11008, ("Q4_K", "Q6_K", "Q4_0")), (13696, ("Q5_0", "Q8_0", "Q4_0"))])
+def test_types_of_blocks_that_do_not_fill_rows_are_replaced(width: int, kinds: tuple[str, ...]) -> None:
+    """As the 13B's `down` in files of llama-quantize."""
+    gguf = pytest.importorskip("gguf", reason="the gguf package names the types")
+    asked = [gguf.GGMLQuantizationType[name] for name in ("Q4_K", "Q6_K", "Q4_0")]
+    assert tuple(_that_fits(kind, width).name for kind in asked) == kinds
