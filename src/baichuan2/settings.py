@@ -295,11 +295,16 @@ class SamplingSettings:
     draft_tokens: int | None = setting(
         None,
         "at most so many next tokens guessed from prompt and reply, and checked in one pass: the same reply, sooner "
-        "where text is copied; 0: none; not given: none as yet; several tokens are rounded differently than one, which "
-        "can tip a close choice in 16 bits",
+        "where text is copied; 0: none; not given: as many as cost next to nothing here, mostly none; a GPU, or torch "
+        "alone, rounds several tokens differently than one, which can tip a close choice in 16 bits",
         minimum=0,
         maximum=63,
         metavar="N",
+    )
+    kv_cache: Literal["same", "int8"] = setting(
+        "same",
+        "numbers of the key/value cache; same: those of the model; int8: 8 bits, about half the memory of 16, and next "
+        "to no loss",
     )
 
     def __post_init__(self) -> None:

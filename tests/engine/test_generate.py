@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from baichuan2.engine.generate import generate_batch, generate_tokens, iter_batch
+from baichuan2.engine.quantized_cache import LAYERS
 from baichuan2.engine.sampling import Sampling
 from baichuan2.errors import ContextLengthError, GenerationError, SettingsError, TokenizerError
 from tests.engine.fake_model import FakeModel
@@ -50,6 +51,13 @@ def test_prefill_asks_for_one_position_and_decode_feeds_one_token():
     assert all(call["logits_to_keep"] == 1 and call["use_cache"] for call in model.calls)
     assert all(call["attention_mask"] is None for call in model.calls)
     assert len({id(call["past_key_values"]) for call in model.calls}) == 1
+
+
+@pytest.mark.parametrize("kv_cache", LAYERS)
+def test_the_setting_decides_the_numbers_of_the_cache(kv_cache):
+    model = FakeModel([4])
+    list(generate_tokens(model, [1], Sampling(max_new_tokens=2, kv_cache=kv_cache), stop_ids=STOP))
+    assert model.calls[0]["past_key_values"].layer_class_to_replicate is LAYERS[kv_cache]
 
 
 def test_the_model_runs_without_autograd_and_the_consumer_keeps_it():

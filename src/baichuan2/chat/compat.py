@@ -16,10 +16,13 @@ from transformers import GenerationConfig
 
 from baichuan2.chat.detokenizer import Detokenizer
 from baichuan2.chat.template import render_official
+from baichuan2.engine.cache import new_cache
 from baichuan2.engine.generate import generate_tokens
+from baichuan2.engine.quantized_cache import LAYERS
 from baichuan2.engine.sampling import Sampling, resolve
 from baichuan2.engine.stopping import stop_ids_from
 from baichuan2.errors import GenerationError, SettingsError
+from baichuan2.model.modeling_baichuan import CACHE_KEYWORD
 from baichuan2.settings import SamplingSettings
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["chat"]
 
 SAMPLING_NAMES = frozenset(item.name for item in fields(SamplingSettings))
+OURS = frozenset({"seed", "draft_tokens", "kv_cache", "protect"})  # names that no GenerationConfig has
 # Settings that choose no token, or that our engine reads itself.
 HANDLED = SAMPLING_NAMES | {
     "assistant_token_id",
@@ -74,9 +78,9 @@ def chat(
 
     `generation_config` stands in for the model's own, and `overrides` change single values of it for this call:
     `max_new_tokens=64`, `temperature=0.7`, `num_beams=3` (beams and other choices that need the whole reply do not
-    stream). Three names are ours: `seed` makes sampling repeatable, `draft_tokens=0` guesses no tokens ahead, and
-    `protect=False` encodes message text as the released code does, so that text which spells `<reserved_106>` becomes
-    that token.
+    stream). Four names are ours: `seed` makes sampling repeatable, `draft_tokens=0` guesses no tokens ahead,
+    `kv_cache="int8"` keeps keys and values in 8 bits, and `protect=False` encodes message text as the released code
+    does, so that text which spells `<reserved_106>` becomes that token.
 
     A conversation that leaves no room for `max_new_tokens` loses its beginning, as in the released code;
     `baichuan2.reply` reports that instead.
@@ -114,7 +118,7 @@ def _settle(base: GenerationConfig, overrides: Mapping[str, Any]) -> tuple[Gener
     """The generation config of this call, the engine's part of it, and whether text is protected."""
     config = copy.deepcopy(base)
     known = {name for name in vars(config) | vars(GenerationConfig()) if not name.startswith("_")}
-    known |= SAMPLING_NAMES | {"protect"}
+    known |= SAMPLING_NAMES | OURS
     for name, value in overrides.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -122,7 +126,7 @@ def _settle(base: GenerationConfig, overrides: Mapping[str, Any]) -> tuple[Gener
             raise SettingsError(f"chat() has no setting named {name!r}{hint}")
         if name == "max_length":
             raise SettingsError("max_length counts the prompt as well; set max_new_tokens, the length of the reply")
-        if name not in ("seed", "draft_tokens", "protect"):
+        if name not in OURS:
             setattr(config, name, value)
     sampling = resolve(
         SamplingSettings(**{name: value for name, value in overrides.items() if name in SAMPLING_NAMES}), config
@@ -157,11 +161,12 @@ def _generate_with_framework(
     for name, value in unused.items():
         setattr(config, name, value if sampling.is_greedy else getattr(sampling, name))
     ids = torch.tensor([prompt_ids], device=model.device)
+    cache = {} if sampling.kv_cache == "same" else {CACHE_KEYWORD: new_cache(LAYERS[sampling.kv_cache])}
     try:
         with torch.random.fork_rng(enabled=sampling.seed is not None):
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
-            output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+            output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, **cache)
     except Exception as error:
         raise GenerationError(f"generate() failed: {type(error).__name__}: {error}") from error
     new_ids: list[int] = output[0, len(prompt_ids) :].tolist()

@@ -19,6 +19,7 @@ from torch import Tensor
 from baichuan2.engine.cache import new_cache
 from baichuan2.engine.lookup import Drafter
 from baichuan2.engine.processor import processor_model
+from baichuan2.engine.quantized_cache import LAYERS
 from baichuan2.engine.sampling import Sampling, choose, new_generator
 from baichuan2.engine.stopping import FinishReason
 from baichuan2.errors import BaichuanError, ContextLengthError, GenerationError, SettingsError, TokenizerError
@@ -188,7 +189,7 @@ class _Continuation:
         model = processor_model(model)
         self._model: LanguageModel = model
         self._sampling = sampling
-        self._cache = new_cache()
+        self._cache = new_cache(LAYERS[sampling.kv_cache])
         self._num_cached = 0
         self._num_columns = max(len(prompt) for prompt in prompts)
         columns = self._num_columns + max(self.limits)

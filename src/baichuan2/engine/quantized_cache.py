@@ -11,7 +11,7 @@ from torch import Tensor
 
 from baichuan2.engine.cache import GrowingLayer
 
-__all__ = ["Int8Layer"]
+__all__ = ["LAYERS", "Int8Layer"]
 
 MOST = 127.0
 
@@ -32,3 +32,7 @@ class Int8Layer(GrowingLayer):
     def _join(self, parts: Iterable[Tensor]) -> Tensor:
         codes, scales = parts
         return (codes.float() * scales).to(self.dtype)
+
+
+LAYERS: dict[str, type[GrowingLayer]] = {"same": GrowingLayer, "int8": Int8Layer}
+"""The layers of a cache by the setting `kv_cache`."""

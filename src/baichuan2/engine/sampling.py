@@ -5,7 +5,7 @@ each rule uses; nothing here reads a setting, a file or a string afterwards.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,6 +47,7 @@ class Sampling:
     """Every choice made, none left to the checkpoint; `seed=None` draws from torch's global generator.
 
     `draft_tokens=None` leaves the number of guesses to the model that computes them; they change no choice.
+    `kv_cache`: the numbers in which keys and values are kept, see `quantized_cache.LAYERS`.
     """
 
     do_sample: bool = False
@@ -57,6 +58,7 @@ class Sampling:
     max_new_tokens: int = 2048
     seed: int | None = None
     draft_tokens: int | None = None
+    kv_cache: Literal["same", "int8"] = "same"
 
     @property
     def is_greedy(self) -> bool:
@@ -85,7 +87,10 @@ def resolve(settings: SamplingSettings | None, generation_config: object) -> Sam
         raise SettingsError(f"--seed must lie in [0, {LARGEST_SEED}], got {asked.seed}")
     checked = SamplingSettings(**values)  # the checkpoint's own values obey the same bounds
     return Sampling(
-        **{name: getattr(checked, name) for name in FALLBACKS}, seed=asked.seed, draft_tokens=asked.draft_tokens
+        **{name: getattr(checked, name) for name in FALLBACKS},
+        seed=asked.seed,
+        draft_tokens=asked.draft_tokens,
+        kv_cache=asked.kv_cache,
     )
 
 
