@@ -10,6 +10,8 @@
 
 enum {
     KEYS_AT_ONCE = 16,
+    AHEAD = 2048, /* bytes of keys or values asked for ahead of use, evenly: many requests at once would wait */
+    LINE = 64,
     /* what keys and values are: CACHE_NUMBERS stands for bfloat16 here, beside CACHE_INT8, float16 and widened ones */
     KIND_FLOAT16 = 2,
     KIND_FLOAT32 = 3,
@@ -131,6 +133,9 @@ INLINE void score_tile(const float *queries, int64_t stride, const char *keys, i
     for (int64_t i = 0; i < head_dim; i += WIDTH) {
         __m256 parts[2];
         for (int row = 0; row < rows; row++) parts[row] = _mm256_loadu_ps(queries + row * stride + i);
+        if (kind != KIND_FLOAT32) /* one row: 64 numbers are taken */
+            for (int line = 0; line < bytes_of(kind); line++)
+                _mm_prefetch(keys + AHEAD + i * bytes_of(kind) * WIDTH + line * LINE, _MM_HINT_T0);
 #pragma GCC unroll 8
         for (int j = 0; j < num_keys; j++) {
             const __m256 key = load(keys + j * size + i * bytes_of(kind), kind);
@@ -204,6 +209,9 @@ INLINE void mix_tile(const char *values, int64_t size, int64_t count, const floa
         for (int v = 0; v < vectors; v++) totals[row * vectors + v] = _mm256_loadu_ps(sums + row * part + v * WIDTH);
     for (int64_t j = 0; j < count; j++) {
         __m256 numbers[8];
+        if (kind != KIND_FLOAT32)
+            for (int byte = 0; byte < vectors * WIDTH * bytes_of(kind); byte += LINE)
+                _mm_prefetch(values + AHEAD + j * size + byte, _MM_HINT_T0);
         if (rows > 1)
             for (int v = 0; v < vectors; v++) numbers[v] = load(values + j * size + v * WIDTH * bytes_of(kind), kind);
         for (int row = 0; row < rows; row++) {
