@@ -220,3 +220,39 @@ def test_any_weight_of_any_shape(
         assert torch.equal(multiply(case, inputs[row : row + 1].contiguous())[0], result[row])
     finally:
         library().rows_limit(-1)
+
+
+@pytest.mark.parametrize("name", [*FORMATS, *SIXTEEN_BITS])
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_no_value_of_an_input_is_too_large_or_too_small(level: int, name: str, rows: int) -> None:
+    case, inputs = make(name, 19, 256, seed=5), random_inputs(rows, 256, seed=5)
+    expected = multiply(case, inputs)
+    for factor in (2.0**-100, 2.0**-66, 2.0**-63, 2.0**79, 2.0**81, 2.0**101):
+        changed = inputs.clone()
+        changed[0] *= factor
+        result = multiply(case, changed, parts=2)
+        check(result, changed, case)
+        assert torch.equal(result[1:], expected[1:])
+        one_block = inputs.clone()
+        one_block[0, 64:128] *= factor
+        check(multiply(case, one_block), one_block, case)
+    zeros = torch.zeros(rows, 256)
+    assert torch.equal(multiply(case, zeros), zeros[:, :19])
+
+
+@pytest.mark.parametrize("name", [*FORMATS, *SIXTEEN_BITS])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_a_row_with_what_is_no_number_says_so_and_spoils_no_other(
+    level: int, name: str, value: float, rows: int
+) -> None:
+    case, inputs = make(name, 19, 320, seed=6), random_inputs(rows, 320, seed=6)
+    expected = multiply(case, inputs)
+    inputs[rows - 1, 70] = value
+    result = multiply(case, inputs, parts=3, pieces=2)
+    assert torch.equal(result[:-1], expected[:-1])
+    # a level of zero makes NaN of infinity, any other keeps its sign
+    exact = inputs[-1:].double() @ case.exact.T
+    assert torch.equal(result[-1:].isnan(), exact.isnan())
+    assert torch.equal(result[-1:].isposinf(), exact.isposinf())
+    assert torch.equal(result[-1:].isneginf(), exact.isneginf())

@@ -14,8 +14,8 @@
 static const float NF4_UNITS = 15683.919f;
 enum { DIGIT = 32767 }; /* an input's greatest; with levels of 15 bits, lanes hold sums of 4 products */
 
-/* Else compilers put sums of integers into an order that needs more registers than there are. */
-#define KEEP_ORDER(sum) __asm__("" : "+x"(sum))
+/* Else compilers load a number again for each use, and put sums into an order that needs more registers than there are. */
+#define IN_REGISTER(number) __asm__("" : "+x"(number))
 
 /* Chunks of an input row follow those of other rows: rows of a power of two would share few places of the cache. */
 enum { CHUNK = 16 }; /* blocks */
@@ -329,14 +329,17 @@ INLINE void tile(const Call *call, Panel *panel, const int format, const int gro
             const int is_halved = groups == 2 || format == FORMAT_NF4;
             const int is_first = v == 0 || (v == 2 && is_halved), is_last = v == 3 || (v == 1 && is_halved);
             __m256i weights[TILE_OUTPUTS];
-            for (int n = 0; n < num_outputs; n++)
+            for (int n = 0; n < num_outputs; n++) {
                 weights[n] = _mm256_load_si256((const __m256i *)panel->weights[output + n][block] + v);
+                IN_REGISTER(weights[n]);
+            }
             for (int m = 0; m < num_rows; m++) {
-                const __m256i x = _mm256_loadu_si256((const __m256i *)(digits + (m * CHUNK + block) * BLOCK) + v);
+                __m256i x = _mm256_loadu_si256((const __m256i *)(digits + (m * CHUNK + block) * BLOCK) + v);
+                IN_REGISTER(x);
                 for (int n = 0; n < num_outputs; n++) {
                     const __m256i product = _mm256_madd_epi16(weights[n], x);
                     parts[m][n] = is_first ? product : _mm256_add_epi32(parts[m][n], product);
-                    KEEP_ORDER(parts[m][n]);
+                    IN_REGISTER(parts[m][n]);
                     if (!is_last) continue;
                     const float *scale = scales[m][n] + block * per_block + (v == 3 ? per_block - 1 : 0);
                     sums[m][n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(parts[m][n]), _mm256_broadcast_ss(scale), sums[m][n]);
