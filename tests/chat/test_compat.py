@@ -7,6 +7,7 @@ import torch
 from transformers import GenerationConfig
 
 from baichuan2.chat.compat import chat
+from baichuan2.engine.quantized_cache import Int8Layer
 from baichuan2.errors import GenerationError, MessageError, SettingsError
 from tests.chat.talkers import END, TOKENIZER, USER, golden, talker
 from tests.engine.golden_cases import CASES
@@ -177,6 +178,21 @@ def test_beams_go_through_generate(official):
     assert model.chat(TOKENIZER, HELLO, num_beams=1, **settings) == model.chat(TOKENIZER, HELLO, **settings)
     with pytest.raises(SettingsError, match="num_beams: works without stream=True only"):
         model.chat(TOKENIZER, HELLO, stream=True, num_beams=3)
+
+
+def test_an_int8_cache_is_kept_to_in_both_ways_and_needs_a_name_that_there_is(rope, monkeypatch):
+    kinds = []
+    update = Int8Layer.update
+    monkeypatch.setattr(Int8Layer, "update", lambda *a, **k: kinds.append(a[1].shape[0]) or update(*a, **k))
+    settings = {**GREEDY, "max_new_tokens": 5}
+    text = rope.chat(TOKENIZER, HELLO, kv_cache="int8", **settings)
+    assert set(kinds) == {1}
+    assert text == rope.chat(TOKENIZER, HELLO, **settings)
+    kinds.clear()
+    assert rope.chat(TOKENIZER, HELLO, kv_cache="int8", num_beams=2, **settings)
+    assert 2 in kinds
+    with pytest.raises(SettingsError, match="--kv-cache must be one of same, int8, got 'int4'"):
+        rope.chat(TOKENIZER, HELLO, kv_cache="int4")
 
 
 def test_generate_keeps_to_the_context_and_its_failures_are_ours(rope, monkeypatch):

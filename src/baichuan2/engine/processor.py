@@ -65,7 +65,7 @@ def processor_model(model: Any) -> Any:
 
 
 class ProcessorModel:
-    """A language model as the engine wants it; for one generation, and one thread at a time."""
+    """A language model as the engine wants it; for one generation, as the model may change until the next."""
 
     def __init__(self, model: BaichuanForCausalLM) -> None:
         """Raises ValueError where there are no steps for the model."""
