@@ -30,6 +30,8 @@ X86_SOURCES = {
     "rows_avx2.c": AVX2_EXACT_FLAGS,
     "rows_avx2_numbers.c": AVX2_EXACT_FLAGS,
     "avx512.c": AVX512_FLAGS,
+    "rows_vnni.c": (*AVX512_FLAGS, "-mavx512vnni"),
+    "rows_vbmi.c": (*AVX512_FLAGS, "-mavx512vnni", "-mavx512vbmi"),
     "avx512_bf16.c": (*AVX512_FLAGS, "-mavx512bf16"),
     "attention_avx2.c": ("-mavx2", "-mfma", "-mf16c", "-ffp-contract=off"),  # rounding is that of the modules
     "attention_avx512.c": (*AVX512_FLAGS, "-ffp-contract=off"),

@@ -6,6 +6,25 @@
 
 #include <immintrin.h>
 
+/* The scales of 16 groups from `first` on, counted through the whole weight; zeros, and nothing read, outside of `mask`. */
+static inline __m512 sixteen_scales(const Product *product, int64_t first, __mmask16 mask) {
+    const __m512 factor = _mm512_set1_ps(unit(product));
+    if (product->scale_kind == SCALES_FLOAT16) {
+        const uint16_t *from = (const uint16_t *)product->scales + first;
+        return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from)), factor);
+    }
+    if (product->scale_kind == SCALES_FLOAT32)
+        return _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, (const float *)product->scales + first), factor);
+    const __m512i codes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, (const uint8_t *)product->scales + first));
+    const __m512 levels = _mm512_i32gather_ps(codes, product->nested_levels, 4);
+    /* 16 consecutive scales lie in two blocks of 256 at most */
+    const int64_t block = first / 256, in_block = 256 - first % 256;
+    const __mmask16 same = in_block >= 16 ? 0xffff : (__mmask16)((1 << in_block) - 1);
+    __m512 nested = _mm512_set1_ps(mask ? product->nested_scales[block] : 0.0f);
+    if (mask & ~same) nested = _mm512_mask_mov_ps(_mm512_set1_ps(product->nested_scales[block + 1]), same, nested);
+    return _mm512_maskz_add_ps(mask, _mm512_mul_ps(levels, nested), _mm512_set1_ps(product->offset));
+}
+
 /* The scales of an output, one for each `group_size` inputs (a row's scale: one for each 64), zeros beyond. */
 static inline void fill_scales(const Product *product, int64_t output, float *scales) {
     const int64_t groups = num_groups(product), first = output * groups, room = scale_room(product);
@@ -14,28 +33,10 @@ static inline void fill_scales(const Product *product, int64_t output, float *sc
         for (int64_t i = 0; i < room; i += 16) _mm512_store_ps(scales + i, scale);
         return;
     }
-    const __m512 factor = _mm512_set1_ps(unit(product)), offset = _mm512_set1_ps(product->offset);
     for (int64_t i = 0; i < room; i += 16) {
         const int64_t rest = groups - i;
         const __mmask16 mask = rest >= 16 ? 0xffff : rest <= 0 ? 0 : (__mmask16)((1 << rest) - 1);
-        __m512 values;
-        if (product->scale_kind == SCALES_FLOAT16) {
-            const uint16_t *from = (const uint16_t *)product->scales + first + i;
-            values = _mm512_mul_ps(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from)), factor);
-        } else if (product->scale_kind == SCALES_FLOAT32) {
-            values = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, (const float *)product->scales + first + i), factor);
-        } else {
-            const uint8_t *from = (const uint8_t *)product->scales + first + i;
-            const __m512i codes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, from));
-            const __m512 levels = _mm512_i32gather_ps(codes, product->nested_levels, 4);
-            /* 16 consecutive scales lie in two blocks of 256 at most */
-            const int64_t block = (first + i) / 256, in_block = 256 - (first + i) % 256;
-            const __mmask16 same = in_block >= 16 ? 0xffff : (__mmask16)((1 << in_block) - 1);
-            __m512 nested = _mm512_set1_ps(mask ? product->nested_scales[block] : 0.0f);
-            if (mask & ~same) nested = _mm512_mask_mov_ps(_mm512_set1_ps(product->nested_scales[block + 1]), same, nested);
-            values = _mm512_maskz_add_ps(mask, _mm512_mul_ps(levels, nested), offset);
-        }
-        _mm512_store_ps(scales + i, values);
+        _mm512_store_ps(scales + i, sixteen_scales(product, first + i, mask));
     }
 }
 

@@ -1,5 +1,5 @@
 /* Chooses the instruction set once, brings the inputs into the order of the kernel, and shares the outputs among threads. */
-#include "product.h"
+#include "rows_kernels.h"
 
 #include <stdlib.h>
 #ifdef __x86_64__
@@ -50,6 +50,19 @@ int baichuan2_instructions(void) {
     static int found = -1; /* threads may race to store the same value */
     if (found < 0) found = detect();
     return found;
+}
+
+/* Bits of EXTENSION_VNNI and EXTENSION_VBMI: what goes beyond AVX-512, where there is that. */
+int baichuan2_extensions(void) {
+    static int found = -1;
+    if (found >= 0) return found;
+    int extensions = 0;
+#ifdef __x86_64__
+    uint32_t a, b, c, d;
+    if (baichuan2_instructions() >= INSTRUCTIONS_AVX512 && __get_cpuid_count(7, 0, &a, &b, &c, &d))
+        extensions = (c >> 11 & 1 ? EXTENSION_VNNI : 0) | (c >> 1 & 1 ? EXTENSION_VBMI : 0);
+#endif
+    return found = extensions;
 }
 
 /* So that a library of another version is not read by the wrong layout. */

@@ -16,12 +16,22 @@ int rows_instructions(void) {
     return found < limit ? found : limit;
 }
 
+#ifdef __x86_64__
+/* Of AVX-512, by its extensions. Tests reach the lesser ones by a limit below what the processor has. */
+static const RowsKernel *kernel_of_avx512(int instructions) {
+    const int is_limited = instructions < baichuan2_instructions(), extensions = baichuan2_extensions();
+    const int is_plain = is_limited && instructions == INSTRUCTIONS_AVX512;
+    if (!(extensions & EXTENSION_VNNI) || is_plain) return &rows_kernel_avx512;
+    return extensions & EXTENSION_VBMI && !is_limited ? &rows_kernel_vbmi : &rows_kernel_vnni;
+}
+#endif
+
 static const RowsKernel *kernel_of(const Weight *weight) {
     const int instructions = rows_instructions();
     (void)weight;
     (void)instructions;
 #ifdef __x86_64__
-    if (instructions >= INSTRUCTIONS_AVX512) return &rows_kernel_avx512;
+    if (instructions >= INSTRUCTIONS_AVX512) return kernel_of_avx512(instructions);
     if (instructions >= INSTRUCTIONS_AVX2) return is_16_bits(weight) ? &rows_kernel_numbers_avx2 : &rows_kernel_avx2;
 #endif
     return &rows_kernel_plain;
@@ -44,7 +54,10 @@ void rows_multiply(const Weight *weight, const void *prepared, int64_t num_rows,
 
 int baichuan2_step_rows(int instructions) {
     const int used = baichuan2_instructions() < instructions ? baichuan2_instructions() : instructions;
-    return used == INSTRUCTIONS_AVX2 ? MOST_ROWS : 0;
+    if (used == INSTRUCTIONS_AVX2) return MOST_ROWS;
+    if (!(baichuan2_extensions() & EXTENSION_VNNI) || used < INSTRUCTIONS_AVX512) return 0;
+    /* by counting instructions; the matrix unit's products, which only the modules use, are faster from then on */
+    return used == INSTRUCTIONS_AMX_BF16 ? 2 : 8;
 }
 
 int64_t baichuan2_weight_size(void) { return sizeof(Weight); }
