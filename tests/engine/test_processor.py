@@ -1,6 +1,7 @@
 """Steps in C against the modules they stand for: close logits, the same bits however rows are put together."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import pytest
@@ -9,8 +10,10 @@ from torch import Tensor
 
 from baichuan2.checkpoints.load import load_model
 from baichuan2.engine.cache import GrowingLayer, new_cache
+from baichuan2.engine.generate import generate_tokens
 from baichuan2.engine.processor import ProcessorModel, processor_model
 from baichuan2.engine.quantized_cache import Int8Layer
+from baichuan2.engine.sampling import Sampling
 from baichuan2.kernels import steps
 from baichuan2.kernels.products import INSTRUCTIONS, instructions
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
@@ -217,6 +220,24 @@ def test_tokens_can_be_taken_back() -> None:
         rest = {"attention_mask": None, "past_key_values": cache, "use_cache": True, "logits_to_keep": 0}
         found = step(input_ids=ids[:, 8:], **rest).logits
     assert torch.equal(found, wanted[:, 8:])
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_threads_of_python_may_share_a_model(num_threads: int) -> None:
+    """One set of weights, one room to compute in, and a generation's own beside it."""
+    torch.set_num_threads(num_threads)
+    model = model_of("7b")
+    step, prompts, parts = processor_model(model), [random_ids(1, 70, seed=seed) for seed in range(4)], [66, 1, 2, 1]
+
+    def logits_and_text(ids: Tensor) -> tuple[Tensor, list[int]]:
+        prompt = ids[0].tolist()
+        said = generate_tokens(model, prompt, Sampling(max_new_tokens=8), stop_ids=frozenset())
+        return in_steps(step, ids, parts)[0], [token.token_id for token in said]
+
+    wanted = [logits_and_text(ids) for ids in prompts]
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        for found in pool.map(logits_and_text, prompts * 5):
+            assert any(torch.equal(found[0], logits) and found[1] == text for logits, text in wanted)
 
 
 def test_models_with_additions_go_their_own_way() -> None:
