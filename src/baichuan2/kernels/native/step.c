@@ -6,8 +6,9 @@
  *   down    product, added to the residual stream
  *
  * Work is taken from a counter in pieces, so that a thread held up by another process takes fewer. With few rows each
- * thread brings all inputs of a product into its order for itself, which costs less than one more barrier. Where heads
- * are too few for the threads and the context is long, attention is a stage of its own, shared by blocks of keys.
+ * thread norms the inputs of a product and brings them into its order for itself, which costs less than two more
+ * barriers. Where heads are too few for the threads and the context is long, attention is a stage of its own, shared by
+ * blocks of keys.
  */
 #include "attention.h"
 #include "barrier.h"
@@ -18,7 +19,7 @@
 
 enum {
     LINE = 64,
-    ROWS_PREPARED_ALONE = 2,     /* up to so many rows every thread prepares all inputs for itself */
+    ROWS_PREPARED_ALONE = 2,     /* up to so many rows every thread norms and prepares all inputs for itself */
     CHUNK_BYTES = 256 * 1024,    /* of weights taken at once: long streams, yet pieces enough for all threads */
     MOST_CHUNK = 256,            /* outputs taken at once */
     CHUNKS_OF_THREAD = 8,        /* at least, where there are outputs enough */
@@ -28,8 +29,8 @@ enum {
 };
 
 typedef struct {
-    int64_t residual, mixed, active, queries, parts, prepared, counters; /* shared, from the start of the scratch */
-    int64_t normed, own_prepared, outputs, scores, block, sums, scratch; /* of a thread, from the start of its own */
+    int64_t residual, mixed, active, queries, parts, normed, prepared, counters; /* shared, from the start of the scratch */
+    int64_t own_normed, own_prepared, outputs, scores, block, sums, scratch; /* of a thread, from the start of its own */
     int64_t shared_size, thread_size;
 } Layout;
 
@@ -93,10 +94,12 @@ static Layout layout_of(const StepModel *model, int64_t num_rows, int64_t capaci
         layout.parts = placed(&layout.shared_size,
                               floats * part_stride(head_dim) * model->num_heads * num_blocks(capacity));
     }
-    layout.prepared = placed(&layout.shared_size, room);
+    const int is_alone = is_prepared_alone(num_rows, threads);
+    layout.normed = placed(&layout.shared_size, is_alone ? 0 : floats * hidden);
+    layout.prepared = placed(&layout.shared_size, is_alone ? 0 : room);
     layout.counters = placed(&layout.shared_size, (model->num_layers * STAGES_OF_LAYER + 1) * sizeof(atomic_int));
-    layout.normed = placed(&layout.thread_size, floats * hidden);
-    layout.own_prepared = placed(&layout.thread_size, is_prepared_alone(num_rows, threads) ? room : 0);
+    layout.own_normed = placed(&layout.thread_size, is_alone ? floats * hidden : 0);
+    layout.own_prepared = placed(&layout.thread_size, is_alone ? room : 0);
     layout.outputs = placed(&layout.thread_size, floats * larger(3 * head_dim, 2 * MOST_CHUNK));
     layout.scores = placed(&layout.thread_size, floats * KEYS_OF_BLOCK);
     layout.block = placed(&layout.thread_size, floats * part_stride(head_dim));
@@ -146,15 +149,18 @@ static const void *prepare(Thread *thread, const Weight *weight, const float *in
     return target;
 }
 
-/* All rows of the residual stream after a norm, computed by each thread for itself. */
-static const float *normalized(const Thread *thread, const uint16_t *weight) {
-    const Step *step = thread->step;
+/* Rows of the residual stream after a norm, those of `rows`, or the first where that is NULL: few of them by each thread
+ * for itself; of many, each thread computes some, and waits for the others. */
+static const float *normalized(Thread *thread, const uint16_t *weight, const int64_t *rows, int64_t num_rows) {
+    Step *step = thread->step;
     const StepModel *model = step->model;
-    const int64_t hidden = model->hidden_size;
+    const int64_t hidden = model->hidden_size, is_alone = step->is_prepared_alone;
     const float *residual = shared(step, step->layout.residual);
-    float *out = own(thread, step->layout.normed);
-    for (int64_t row = 0; row < step->rows->num_rows; row++)
-        step->functions->norm(residual + row * hidden, weight, out + row * hidden, hidden, model->epsilon, model->number);
+    float *out = is_alone ? own(thread, step->layout.own_normed) : shared(step, step->layout.normed);
+    for (int64_t row = is_alone ? 0 : thread->index; row < num_rows; row += is_alone ? 1 : step->threads)
+        step->functions->norm(residual + (rows ? rows[row] : row) * hidden, weight, out + row * hidden, hidden,
+                              model->epsilon, model->number);
+    if (!is_alone) barrier_wait(&step->barrier, step->threads);
     return out;
 }
 
@@ -273,7 +279,8 @@ static void heads_stage(Thread *thread, const StepLayer *layer, const StepCache 
     const Step *step = thread->step;
     const StepModel *model = step->model;
     const int64_t num_rows = step->rows->num_rows, head_dim = model->head_dim, hidden = model->hidden_size;
-    const void *prepared = prepare(thread, &layer->packed, normalized(thread, layer->input_norm), num_rows);
+    const float *normed = normalized(thread, layer->input_norm, NULL, num_rows);
+    const void *prepared = prepare(thread, &layer->packed, normed, num_rows);
     float *states = own(thread, step->layout.outputs); /* (num_rows, 3D) */
     for (int64_t head; (head = take(thread)) < model->num_heads;) {
         for (int part = 0; part < 3; part++) {
@@ -324,7 +331,8 @@ static void gate_stage(Thread *thread, const StepLayer *layer) {
     const Step *step = thread->step;
     const StepModel *model = step->model;
     const int64_t num_rows = step->rows->num_rows, inner = model->inner_size, chunk = chunk_of(&layer->gate, step->threads);
-    const void *prepared = prepare(thread, &layer->gate, normalized(thread, layer->middle_norm), num_rows);
+    const float *normed = normalized(thread, layer->middle_norm, NULL, num_rows);
+    const void *prepared = prepare(thread, &layer->gate, normed, num_rows);
     float *active = shared(step, step->layout.active);
     float *gate = own(thread, step->layout.outputs), *up = gate + num_rows * MOST_CHUNK;
     for (int64_t first; (first = take(thread) * chunk) < inner;) {
@@ -342,13 +350,10 @@ static void logits_stage(Thread *thread) {
     const Step *step = thread->step;
     const StepModel *model = step->model;
     const StepRows *rows = step->rows;
-    const int64_t hidden = model->hidden_size, num_rows = rows->num_wanted, chunk = chunk_of(&model->head, step->threads);
-    const float *residual = shared(step, step->layout.residual);
-    float *normed = own(thread, step->layout.normed), *out = own(thread, step->layout.outputs);
-    for (int64_t row = 0; row < num_rows; row++)
-        step->functions->norm(residual + rows->wanted[row] * hidden, model->final_norm, normed + row * hidden, hidden,
-                              model->epsilon, model->number);
+    const int64_t num_rows = rows->num_wanted, chunk = chunk_of(&model->head, step->threads);
+    const float *normed = normalized(thread, model->final_norm, rows->wanted, num_rows);
     const void *prepared = prepare(thread, &model->head, normed, num_rows);
+    float *out = own(thread, step->layout.outputs);
     const int64_t num_outputs = model->head.num_outputs;
     for (int64_t first; (first = take(thread) * chunk) < num_outputs;) {
         const int64_t last = smaller(first + chunk, num_outputs);
