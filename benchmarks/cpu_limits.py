@@ -88,6 +88,7 @@ class Limits:
         """What `cpu_matrix_peak.c` prints of the vector and matrix units; empty without a compiler."""
         if self.reason is not None:
             return {}
+        self.bandwidth()  # its program fills its buffer until then, with all threads
         command = [str(Path(self._folder.name) / "cpu_matrix_peak"), str(self.threads)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         peaks: dict[str, float] = json.loads(done.stdout) if done.returncode == 0 else {}
