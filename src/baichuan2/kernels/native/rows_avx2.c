@@ -257,11 +257,19 @@ INLINE void multiply_scales(const float *of_output, const float *of_inputs, int6
         _mm256_storeu_ps(to + i, _mm256_mul_ps(_mm256_loadu_ps(of_output + i), _mm256_loadu_ps(of_inputs + i)));
 }
 
+/* Adds a block of weights times those of some rows of inputs, which lie `size` blocks apart. */
+INLINE void meet(const int format, const int per_block, const int num_rows, const Levels *levels, const uint8_t *codes,
+                 const int16_t *digits, const float *scales, int64_t size, __m256 *sums) {
+    __m256i weights[4];
+    take_apart(format, levels, codes, weights);
+    for (int m = 0; m < num_rows; m++)
+        sums[m] = add_block(format, per_block, sums[m], weights, digits + m * size * BLOCK, scales + m * size * per_block);
+}
+
 /* `groups` that have a scale in a block: 1, 2 where they are of 32, 0 where the whole row has one. */
 INLINE void direct(const Call *call, const int format, const int groups, const int num_rows) {
     const int64_t blocks = call->blocks, chunks = num_chunks(call->weight), whole = whole_blocks(call->weight);
-    const int per_block = groups == 2 ? 2 : 1;
-    uint8_t copied[BLOCK];
+    const int per_block = groups == 2 ? 2 : 1, bytes = bytes_of_block(format);
     const Levels levels = call->levels;
     /* chunks of one row follow one another: it is one of any length */
     const int64_t size = num_rows == 1 ? chunks * CHUNK : CHUNK;
@@ -272,26 +280,28 @@ INLINE void direct(const Call *call, const int format, const int groups, const i
         __m256 sums[ROWS_DIRECT];
         for (int m = 0; m < num_rows; m++) sums[m] = _mm256_setzero_ps();
         for (int64_t first = 0; first < blocks; first += size) {
-            const int64_t end = smaller(first + size, blocks);
+            const int64_t count = smaller(size, whole - first);
             const int16_t *digits = call->inputs.digits + first * num_rows * BLOCK;
             const float *of_inputs = call->inputs.scales + first * num_rows * per_block;
             for (int m = 0; groups && m < num_rows; m++)
                 multiply_scales(of_output + first * per_block, of_inputs + m * size * per_block, size * per_block,
                                 products + m * size * per_block);
             const float *scales = groups ? products : of_inputs;
-            for (int64_t block = first; block < end; block++) {
-                __m256i weights[4];
-                const uint8_t *from = codes + block * bytes_of_block(format);
-                fetch_ahead(from, bytes_of_block(format));
-                if (format == FORMAT_INT8 && block >= whole) {
-                    copy_last(call->weight, codes, copied);
-                    from = copied;
+            int64_t block = 0;
+            for (; block + 2 <= count; block += 2) /* a line of 4-bit weights */
+                for (int64_t at = block; at < block + 2; at++) {
+                    if (at == block || format == FORMAT_INT8) fetch_ahead(codes + (first + at) * bytes);
+                    meet(format, per_block, num_rows, &levels, codes + (first + at) * bytes, digits + at * BLOCK,
+                         scales + at * per_block, size, sums);
                 }
-                take_apart(format, &levels, from, weights);
-                for (int m = 0; m < num_rows; m++) {
-                    const int64_t at = m * size + block - first;
-                    sums[m] = add_block(format, per_block, sums[m], weights, digits + at * BLOCK, scales + at * per_block);
-                }
+            if (block < count)
+                meet(format, per_block, num_rows, &levels, codes + (first + block) * bytes, digits + block * BLOCK,
+                     scales + block * per_block, size, sums);
+            if (format == FORMAT_INT8 && whole < smaller(first + size, blocks)) {
+                uint8_t copied[BLOCK];
+                copy_last(call->weight, codes, copied);
+                meet(format, per_block, num_rows, &levels, copied, digits + (whole - first) * BLOCK,
+                     scales + (whole - first) * per_block, size, sums);
             }
         }
         const float unit = unit_of(call, output);
@@ -371,7 +381,7 @@ INLINE void panel_of(const Call *call, Panel *panel, const int format, const int
             if (groups) scales_of(call->weight, output + n, first, count, panel->scales[n]);
             for (int64_t block = 0; block < count; block++) {
                 const uint8_t *from = codes + (first + block) * bytes_of_block(format);
-                fetch_ahead(from, bytes_of_block(format));
+                if (block % 2 == 0 || format == FORMAT_INT8) fetch_ahead(from);
                 if (format == FORMAT_INT8 && first + block >= whole) {
                     copy_last(call->weight, codes, copied);
                     from = copied;

@@ -64,7 +64,7 @@ INLINE void direct(const Call *call, const int format, const int num_rows) {
         for (int m = 0; m < num_rows; m++) sums[m][0] = sums[m][1] = _mm256_setzero_ps();
         for (int64_t piece = 0; piece < pieces; piece++) {
             __m256 weights[2];
-            if (piece % 2 == 0) fetch_ahead((const uint8_t *)row + piece * PIECE * 2, 64);
+            if (piece % 2 == 0) fetch_ahead(row + piece * PIECE * 2);
             take_piece(call->weight, format, row, piece, weights);
             for (int m = 0; m < num_rows; m++) {
                 const float *x = call->inputs + (m * pieces + piece) * PIECE;
@@ -119,7 +119,7 @@ INLINE void panel_of(const Call *call, Panel *panel, const int format, int64_t n
         for (int n = 0; n < num_outputs; n++) {
             const char *row = row_of(call, output + n);
             for (int64_t piece = 0; piece < count; piece++) {
-                if (piece % 2 == 0) fetch_ahead((const uint8_t *)row + (first + piece) * PIECE * 2, 64);
+                if (piece % 2 == 0) fetch_ahead(row + (first + piece) * PIECE * 2);
                 take_piece(call->weight, format, row, first + piece, panel->weights[n][piece]);
             }
         }
