@@ -19,6 +19,7 @@ enum { DIGIT = 32767 }; /* an input's greatest; with levels of 15 bits, lanes ho
 
 /* Chunks of an input row follow those of other rows: rows of a power of two would share few places of the cache. */
 enum { CHUNK = 16 }; /* blocks */
+enum { ROWS_DIRECT = 8 }; /* up to so many rows meet a weight in the registers in which it was taken apart */
 
 typedef struct {
     int16_t *digits; /* (chunks, M, CHUNK, BLOCK) in the order of `place` */
@@ -407,6 +408,10 @@ INLINE void multiply_by(const Call *call, const int format, const int groups) {
     else if (call->num_rows == 2) direct(call, format, groups, 2);
     else if (call->num_rows == 3) direct(call, format, groups, 3);
     else if (call->num_rows == 4) direct(call, format, groups, 4);
+    else if (call->num_rows == 5) direct(call, format, groups, 5);
+    else if (call->num_rows == 6) direct(call, format, groups, 6);
+    else if (call->num_rows == 7) direct(call, format, groups, 7);
+    else if (call->num_rows == 8) direct(call, format, groups, 8);
     else
         for (int64_t output = call->first; output < call->last; output += PANEL_OUTPUTS)
             panel_of(call, (Panel *)call->scratch, format, groups, output,

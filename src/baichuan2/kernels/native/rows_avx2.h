@@ -11,7 +11,6 @@
 enum {
     BLOCK = 64,          /* inputs that share a scale */
     VECTOR = 16,         /* 16-bit integers in a register */
-    ROWS_DIRECT = 4,     /* up to so many rows meet a weight in the registers in which it was taken apart */
     PANEL_OUTPUTS = 8,   /* with more rows, a chunk of so many outputs is taken apart and stays in the first cache */
     TILE_ROWS = 3,
     TILE_OUTPUTS = 2,    /* sums that fill the registers */

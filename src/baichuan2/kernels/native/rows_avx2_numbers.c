@@ -5,6 +5,7 @@
 #include "rows_avx2.h"
 
 enum { LANES = 8, PIECE = 2 * LANES, PANEL_PIECES = 32 };
+enum { ROWS_DIRECT = 4 }; /* two sums each */
 
 static int64_t num_pieces(const Weight *weight) { return (weight->num_inputs + PIECE - 1) / PIECE; }
 
