@@ -27,11 +27,12 @@ from baichuan2.settings import LoadSettings  # noqa: E402
 imported = time.perf_counter()
 ROOM = 128  # tokens that a session may decode
 FIRST_PROMPT = 16  # tokens
+GUESSES = 7  # of look-up, as --draft-tokens 7 asks for
 
 
 def sampling(max_new_tokens: int, *, with_lookup: bool = False) -> Sampling:
     """Greedy choice; prompt look-up only where it is what is measured."""
-    return Sampling(max_new_tokens=max_new_tokens, draft_tokens=None if with_lookup else 0)
+    return Sampling(max_new_tokens=max_new_tokens, draft_tokens=GUESSES if with_lookup else 0)
 
 
 class Engine:
