@@ -159,7 +159,7 @@ def lookup(bench: Bench) -> list[Row]:
     median, low, high = ratios(series["without"], series["with look-up"])
     ours, other = speed(series["with look-up"], 1), speed(series["without"], 1)
     distinct = len(set(replies[True]))
-    note = f"--draft-tokens 7; a random model's own repetitions: {LOOKUP_TOKENS} tokens, {distinct} distinct; the same ids"
+    note = f"7 guesses; a random model's own repetitions: {LOOKUP_TOKENS} tokens, {distinct} distinct; the same ids"
     turns = len(series["without"])
     return [Row(**shared, ours=ours, other=other, ratio=median, low=low, high=high, turns=turns, note=note)]
 
