@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from baichuan2.kernels import products
+from baichuan2.kernels import products, steps
 from tests.kernels.weights import CODEBOOK, FORMATS, Stored, stored
 
 ROOT = Path(__file__).parents[2]
@@ -137,3 +137,30 @@ def test_what_is_wrong_is_said(index: int, wrong: object, message: str) -> None:
     eight_bit_scales = stored("nf4 double", OUTPUTS, WIDTH)
     with pytest.raises(ValueError, match="in 8 bits with offset, nested_absmax, nested_code, got no offset"):
         eight_bit_scales.with_part(3, None).times(torch.ones(3, WIDTH))
+
+
+@pytest.mark.parametrize(
+    ("group_size", "codebook", "message"),
+    [
+        (256, CODEBOOK, "int4 has groups of 32, 64, 128, got 256"),
+        (16, CODEBOOK, "int4 has groups of 32, 64, 128, got 16"),
+        (0, CODEBOOK, "int4 has groups of 32, 64, 128, got 0"),
+        (64, [*CODEBOOK[:15], 200], "a codebook must hold 16 numbers from -128 to 127"),
+        (64, CODEBOOK[:15], "a codebook must hold 16 numbers from -128 to 127"),
+    ],
+)
+def test_steps_refuse_weights_that_c_would_read_wrongly(group_size: int, codebook: list[int], message: str) -> None:
+    codes = torch.zeros(OUTPUTS, WIDTH // 2, dtype=torch.uint8)
+    scales = torch.ones(OUTPUTS, -(-WIDTH // (group_size or WIDTH)), dtype=torch.float16)
+    with pytest.raises(ValueError, match=message):
+        steps.int4_weight(codes, scales, codebook, group_size, WIDTH)
+
+
+def test_steps_refuse_int8_groups_and_weights_without_memory() -> None:
+    codes, scales = torch.zeros(OUTPUTS, WIDTH, dtype=torch.int8), torch.ones(OUTPUTS, 12, dtype=torch.float16)
+    with pytest.raises(ValueError, match="int8 has groups of 0, 32, 64, 128, got 16"):
+        steps.int8_weight(codes, scales, 16)
+    emptied = torch.zeros(OUTPUTS, WIDTH, dtype=torch.bfloat16)
+    emptied.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=r"a tensor \(7, 192\) has no memory any more"):
+        steps.plain_weight(emptied)

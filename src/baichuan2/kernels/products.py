@@ -15,7 +15,16 @@ from torch import Tensor
 
 from baichuan2.kernels.library import limit, num_threads, opened
 
-__all__ = ["INSTRUCTIONS", "instructions", "is_available", "multiply_int4", "multiply_int8", "multiply_nf4", "suits"]
+__all__ = [
+    "INSTRUCTIONS",
+    "instructions",
+    "is_available",
+    "levels_of",
+    "multiply_int4",
+    "multiply_int8",
+    "multiply_nf4",
+    "suits",
+]
 
 INSTRUCTIONS = ("plain C", "AVX2", "AVX-512", "AVX-512 BF16", "AMX BF16")
 """In the order of the library's numbers."""
@@ -136,8 +145,12 @@ def multiply_nf4(
 
 
 @functools.lru_cache(maxsize=64)
-def _levels(codebook: tuple[int, ...]) -> Any:
-    """The levels of a codebook as an array of C that stays alive; kernels count on 8-bit numbers."""
+def levels_of(codebook: tuple[int, ...]) -> Any:
+    """The 16 levels of a codebook, float32, as an array of C that stays alive with it.
+
+    Raises:
+        ValueError: they are not 16, or not 8-bit numbers, which kernels count on.
+    """
     if len(codebook) != NUM_LEVELS or min(codebook) < -128 or max(codebook) > 127:
         raise ValueError(f"a codebook must hold {NUM_LEVELS} numbers from -128 to 127, got {codebook}")
     return (c_float * NUM_LEVELS)(*(value / 128 for value in codebook))
@@ -177,7 +190,7 @@ def _run(inputs: Tensor, out_features: int, format_name: str, **parts: Any) -> T
 
 def _multiply_int4(inputs: Tensor, codes: Tensor, scales: Tensor, codebook: list[int], group_size: int) -> Tensor:
     _check_int4(inputs, codes, scales, codebook, group_size)
-    levels = _levels(tuple(codebook))
+    levels = levels_of(tuple(codebook))
     return _run(
         inputs,
         codes.shape[0],
@@ -228,7 +241,7 @@ def _multiply_nf4(
 
 def _check_int4(inputs: Tensor, codes: Tensor, scales: Tensor, codebook: list[int], group_size: int) -> None:
     _check_inputs(inputs)
-    _levels(tuple(codebook))
+    levels_of(tuple(codebook))
     _check_part(inputs, "codes", codes, torch.uint8, (codes.shape[0], -(-inputs.shape[-1] // 64) * 32))
     _check_part(inputs, "scales", scales, torch.float16, (codes.shape[0], _num_groups("int4", inputs, group_size)))
 

@@ -183,11 +183,12 @@ def plain_weight(weight: Tensor) -> StoredWeight:
 
 
 def int4_weight(codes: Tensor, scales: Tensor, codebook: Sequence[int], group_size: int, width: int) -> StoredWeight:
-    """The parts of an `Int4Tensor` (N, K = `width`)."""
+    """The parts of an `Int4Tensor` (N, K = `width`); ValueError, as in all of these, where C would misread them."""
     rows = codes.shape[0]
+    _check_groups("int4", group_size)
     _check(codes, (rows, -(-width // 64) * 32), (torch.uint8,))
     _check(scales, (rows, -(-width // group_size)), (torch.float16,))
-    levels = (c_float * 16)(*(value / 128 for value in codebook))
+    levels = products.levels_of(tuple(codebook))
     structure = Weight(
         codes=codes.data_ptr(),
         scales=scales.data_ptr(),
@@ -204,6 +205,7 @@ def int4_weight(codes: Tensor, scales: Tensor, codebook: Sequence[int], group_si
 def int8_weight(codes: Tensor, scales: Tensor, group_size: int) -> StoredWeight:
     """The parts of an `Int8Tensor` (N, K)."""
     rows, width = codes.shape
+    _check_groups("int8", group_size)
     _check(codes, (rows, width), (torch.int8,))
     _check(scales, (rows, -(-width // group_size) if group_size else 1), (torch.float16,))
     structure = Weight(
@@ -406,6 +408,13 @@ def _check_layer(layer: LayerWeights, hidden: int, inner: int, dtype: torch.dtyp
         _check(norm, (hidden,), (dtype,))
 
 
+def _check_groups(format_name: str, group_size: int) -> None:
+    """Refuses groups that C has no code for: it would read scales that belong to others, or beyond them."""
+    sizes = products.GROUP_SIZES[format_name]
+    if group_size not in sizes:
+        raise ValueError(f"{format_name} has groups of {', '.join(map(str, sizes))}, got {group_size}")
+
+
 def _check(tensor: Tensor, shape: Sequence[int], dtypes: Sequence[torch.dtype]) -> None:
     """Refuses what C would read wrongly or beyond."""
     is_right = tuple(tensor.shape) == tuple(shape) and tensor.dtype in dtypes and tensor.is_contiguous()
@@ -414,3 +423,5 @@ def _check(tensor: Tensor, shape: Sequence[int], dtypes: Sequence[torch.dtype]) 
             f"expected {tuple(shape)} in {', '.join(map(str, dtypes))} on the processor, got {tuple(tensor.shape)} in "
             f"{tensor.dtype} on {tensor.device}"
         )
+    if tensor.data_ptr() == 0 and tensor.numel() > 0:
+        raise ValueError(f"a tensor {tuple(tensor.shape)} has no memory any more")
