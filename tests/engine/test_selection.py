@@ -4,8 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from baichuan2.engine.sampling import Sampling, distribution, keep_top_p
+from baichuan2.engine import sampling
+from baichuan2.engine.sampling import Sampling, distribution, dtype_of_sums, keep_top_p
 from baichuan2.engine.selection import argmax, draw, largest, largest_with_ties
 
 SIZES = st.sampled_from([1, 7, 256, 300, 2048, 5120, 125_696])
@@ -61,13 +63,15 @@ def test_ties_of_the_last_place_are_kept_and_stand_in_order(seed, size, count):
 @pytest.mark.parametrize("size", [50, 2048, 125_696])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_top_p_without_top_k_equals_sorting_the_whole_vocabulary(size, top_p, dtype):
-    sampling = Sampling(do_sample=True, top_p=top_p)
+    choice = Sampling(do_sample=True, top_p=top_p)
     for seed, width in enumerate((0.0, 1.0, 3.0, 6.0, 30.0)):
         logits = logits_of(seed, size, rows=3, width=width, dtype=dtype)
-        probabilities, ids = distribution(logits, torch.zeros(3, 1, dtype=torch.long), sampling)
+        probabilities, ids = distribution(logits, torch.zeros(3, 1, dtype=torch.long), choice)
         ours = torch.zeros_like(logits).scatter(1, ids, probabilities)
         values, order = logits.sort(dim=-1, descending=True, stable=True)
-        expected = torch.zeros_like(logits).scatter(1, order, keep_top_p(values.double(), top_p).softmax(-1).to(logits.dtype))
+        expected = torch.zeros_like(logits).scatter(
+            1, order, keep_top_p(values.double(), top_p).softmax(-1).to(logits.dtype)
+        )
         mass = values.double().softmax(-1).flip(-1).cumsum(-1).flip(-1)
         # a token that meets the bound within rounding may stand on either side of it
         is_at_the_bound = torch.zeros_like(mass).scatter(1, order, (mass - (1 - top_p)).abs()) < 1e-6
@@ -75,6 +79,29 @@ def test_top_p_without_top_k_equals_sorting_the_whole_vocabulary(size, top_p, dt
         assert (is_same | is_at_the_bound).all(), width
         rows = is_same.all(dim=-1)  # another token at the bound shifts all probabilities of its row
         torch.testing.assert_close(ours[rows], expected[rows], atol=4e-6, rtol=0)
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """Like an accelerator that has no such numbers."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        assert not isinstance(result, torch.Tensor) or result.dtype != torch.float64, function
+        return result
+
+
+@pytest.mark.parametrize("width", [1.0, 6.0])
+def test_top_p_needs_no_float64_where_there_may_be_none(width, monkeypatch):
+    assert dtype_of_sums(torch.device("cpu")) == torch.float64
+    assert dtype_of_sums(torch.device("mps")) == torch.float32
+    logits, seen = logits_of(0, 2048, rows=3, width=width), torch.zeros(3, 1, dtype=torch.long)
+    choice = Sampling(do_sample=True, top_p=0.9)
+    expected, ids = distribution(logits, seen, choice)
+    monkeypatch.setattr(sampling, "dtype_of_sums", lambda device: torch.float32)
+    with WithoutFloat64():
+        found, found_ids = distribution(logits, seen, choice)
+    assert torch.equal(found_ids, ids)
+    torch.testing.assert_close(found, expected, atol=4e-6, rtol=0)
 
 
 def test_draws_over_a_large_vocabulary_follow_the_distribution():

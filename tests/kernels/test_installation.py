@@ -124,7 +124,7 @@ def damaged(kind: str) -> bytes:
 KINDS = ("cut off", "without its end", "zeros", "empty", "a text", "a header alone")
 
 
-@pytest.mark.parametrize("name", ["/nonexistent/cc", "no-such-compiler -m64"])
+@pytest.mark.parametrize("name", ["/nonexistent/cc", "no-such-compiler -m64", " ", "gcc '-m64"])
 def test_a_compiler_that_is_named_but_absent(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", name)
     assert build.build(tmp_path / "kernels.so") == "no C compiler was found"

@@ -18,6 +18,7 @@ __all__ = [
     "Sampling",
     "choose",
     "distribution",
+    "dtype_of_sums",
     "keep_top_k",
     "keep_top_p",
     "new_generator",
@@ -165,19 +166,27 @@ def keep_most_likely(logits: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     if top_p >= 1:
         return logits, torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
     probabilities = logits.softmax(-1)  # (B, V)
-    # sums are taken in float64: those of a large vocabulary in float32 lie 5e-6 off, by the processor's way to add
-    total = probabilities.sum(-1, keepdim=True, dtype=torch.float64)  # (B, 1)
+    exact = dtype_of_sums(logits.device)
+    total = probabilities.sum(-1, keepdim=True, dtype=exact)  # (B, 1)
     values, ids = keep_top_k(logits, min(FIRST_LOOK, logits.shape[-1]))  # (B, K)
     if not _holds(probabilities.gather(-1, ids), values, top_p):
         least = _least_needed(probabilities, top_p)  # (B, 1)
         count = int((probabilities >= least).sum(-1).max())
         values, ids = keep_top_k(logits, count if count * MANY < logits.shape[-1] else 0)
-    kept = probabilities.gather(-1, ids).masked_fill(values == -torch.inf, 0).double()
+    kept = probabilities.gather(-1, ids).masked_fill(values == -torch.inf, 0).to(exact)
     # this candidate and all worse ones, those that are not candidates included
     mass = kept.flip(-1).cumsum(-1).flip(-1) + (total - kept.sum(-1, keepdim=True)).clamp(min=0)
     dropped = mass <= (1 - top_p) * total
     dropped[:, 0] = False
     return values.masked_fill(dropped, -torch.inf), ids
+
+
+def dtype_of_sums(device: torch.device) -> torch.dtype:
+    """What probabilities of a vocabulary are summed in.
+
+    float64 on the processor, whose sums in float32 lie 5e-6 off, by its way to add. Some accelerators have no float64.
+    """
+    return torch.float64 if device.type == "cpu" else torch.float32
 
 
 def _holds(probabilities: Tensor, values: Tensor, top_p: float) -> bool:

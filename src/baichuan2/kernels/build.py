@@ -49,9 +49,12 @@ def find_compiler() -> list[str] | None:
     """The C compiler with its arguments: that of the variable CC, else the first of cc, gcc and clang on the path."""
     names = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
     for name in names:
-        program, *arguments = shlex.split(name)
-        if found := shutil.which(program):
-            return [found, *arguments]
+        try:
+            words = shlex.split(name)
+        except ValueError:  # a quote that is not closed
+            continue
+        if words and (found := shutil.which(words[0])):
+            return [found, *words[1:]]
     return None
 
 
