@@ -38,9 +38,14 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(params=range(NUM_INSTRUCTIONS), ids=products.INSTRUCTIONS)
 def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(products, "_limit", lambda: request.param)
-    if products.instructions() != products.INSTRUCTIONS[request.param]:
-        pytest.skip(f"this processor lacks {products.INSTRUCTIONS[request.param]}")
+    skip_without(request.param)
     return int(request.param)
+
+
+def skip_without(level: int) -> None:
+    """Under a limit of `level`: skips where this processor, or what may be used of it, ends below."""
+    if products.instructions() != products.INSTRUCTIONS[level]:
+        pytest.skip(f"this processor lacks {products.INSTRUCTIONS[level]}")
 
 
 def int4(rows: int, width: int, group_size: int, codebook: Tensor = NONUNIFORM_CODEBOOK) -> Int4Tensor:
@@ -87,7 +92,7 @@ widths = st.one_of(st.integers(1, 330), st.sampled_from([64, 128, 256, 512, 1088
 
 
 @pytest.mark.parametrize("level_number", range(NUM_INSTRUCTIONS), ids=products.INSTRUCTIONS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     st.integers(1, 35),
     widths,
@@ -109,6 +114,7 @@ def test_int4_of_any_shape(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "_limit", lambda: level_number)
+        skip_without(level_number)
         patch.setattr(torch, "get_num_threads", lambda: threads)
         weight = int4(outputs, width, group_size, UNIFORM_CODEBOOK if even else NONUNIFORM_CODEBOOK)
         inputs = random_inputs(rows, width, dtype)
@@ -116,13 +122,14 @@ def test_int4_of_any_shape(
 
 
 @pytest.mark.parametrize("level_number", range(NUM_INSTRUCTIONS), ids=products.INSTRUCTIONS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.integers(1, 11), widths, st.integers(1, 20), st.sampled_from([0, 32, 64, 128]), dtypes, st.integers(1, 2))
 def test_int8_of_any_shape(
     level_number: int, outputs: int, width: int, rows: int, group_size: int, dtype: torch.dtype, threads: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "_limit", lambda: level_number)
+        skip_without(level_number)
         patch.setattr(torch, "get_num_threads", lambda: threads)
         weight, inputs = int8(outputs, width, group_size), random_inputs(rows, width, dtype)
         check(times_int8(inputs, weight), inputs, dequantize_int8(weight, torch.float64))

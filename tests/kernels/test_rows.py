@@ -15,7 +15,7 @@ from torch import Tensor
 
 from baichuan2.kernels import products
 from baichuan2.kernels.library import opened
-from baichuan2.kernels.steps import Weight
+from baichuan2.kernels.steps import MOST_ROWS, Weight
 from baichuan2.quantization.blockwise import (
     NONUNIFORM_CODEBOOK,
     Int4Tensor,
@@ -195,12 +195,12 @@ widths = st.one_of(st.integers(1, 330), st.sampled_from([64, 128, 256, 512, 1088
 
 
 @pytest.mark.parametrize("level_number", range(NUM_INSTRUCTIONS), ids=products.INSTRUCTIONS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     names,
     st.integers(1, 40),
     widths,
-    st.integers(1, 40),
+    st.integers(1, MOST_ROWS),
     st.integers(1, 3),
     st.integers(1, 3),
     st.integers(0, 1000),
@@ -209,6 +209,8 @@ widths = st.one_of(st.integers(1, 330), st.sampled_from([64, 128, 256, 512, 1088
 def test_any_weight_of_any_shape(
     level_number: int, name: str, outputs: int, width: int, rows: int, parts: int, pieces: int, seed: int, offset: int
 ) -> None:
+    if library().baichuan2_instructions() < level_number:
+        pytest.skip(f"this processor lacks {products.INSTRUCTIONS[level_number]}")
     if name.startswith("nf4"):
         width = -(-width // BLOCK) * BLOCK
     try:
