@@ -59,6 +59,8 @@ class _Threads:
 
     def after_fork(self) -> None:
         self.are_lost = self.were_several
+        if self.are_lost:  # torch would wait for the same threads, with the first large tensor
+            torch.set_num_threads(1)
 
 
 _threads = _Threads()
