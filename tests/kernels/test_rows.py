@@ -191,7 +191,7 @@ def test_the_mirror_has_the_size_of_the_structure() -> None:
 
 
 names = st.sampled_from((*FORMATS, *SIXTEEN_BITS))
-widths = st.one_of(st.integers(1, 330), st.sampled_from([64, 128, 256, 512, 1088, 2112]))
+widths = st.one_of(st.integers(1, 330), st.sampled_from([64, 128, 256, 512, 1024, 1031, 1088, 1100, 2050, 2112]))
 
 
 @pytest.mark.parametrize("level_number", range(NUM_INSTRUCTIONS), ids=products.INSTRUCTIONS)
@@ -258,3 +258,13 @@ def test_a_row_with_what_is_no_number_says_so_and_spoils_no_other(
     assert torch.equal(result[-1:].isnan(), exact.isnan())
     assert torch.equal(result[-1:].isposinf(), exact.isposinf())
     assert torch.equal(result[-1:].isneginf(), exact.isneginf())
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_level_that_is_no_number_is_not_passed_over(level: int, value: float, rows: int) -> None:
+    case, inputs = make("nf4", 5, 128, seed=7), random_inputs(rows, 128, seed=7)
+    levels = case.alive[2].clone()
+    levels[3] = value  # which each of the outputs has among its 128 weights
+    case.weight.levels = levels.data_ptr()
+    assert not multiply(case, inputs).isfinite().any()

@@ -177,11 +177,13 @@ def test_gate_is_that_of_float64(table: Any, count: int, number: int) -> None:
 def test_codes_are_those_of_plain_c(table: Any, head_dim: int) -> None:
     rows = [random_numbers(head_dim, seed=seed) for seed in range(20)]
     rows += [torch.zeros(head_dim), torch.full((head_dim,), -3.0), torch.arange(head_dim) - 127.5]
+    rows += [rows[0] * 1e-38, torch.full((head_dim,), 1e-42)]  # whose factor would be infinite
     for row in rows:
         found, wanted = (torch.full((head_dim,), 99, dtype=torch.int8) for _ in range(2))
         scale = table.encode(row.data_ptr(), found.data_ptr(), head_dim)
         assert scale == functions(PLAIN).encode(row.data_ptr(), wanted.data_ptr(), head_dim)
         assert torch.equal(found, wanted)
+        assert scale == scale
     for bad in (torch.nan, torch.inf, -torch.inf):
         row = rows[0].clone()
         row[head_dim - 2] = bad

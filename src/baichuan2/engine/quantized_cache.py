@@ -14,6 +14,8 @@ from baichuan2.engine.cache import GrowingLayer
 __all__ = ["LAYERS", "Int8Layer"]
 
 MOST = 127.0
+TINY = 2.0**-100
+"""Of a token whose numbers are all smaller the codes are zeros: the factor of yet smaller ones would be infinite."""
 
 
 class Int8Layer(GrowingLayer):
@@ -25,8 +27,8 @@ class Int8Layer(GrowingLayer):
     def _split(self, states: Tensor) -> tuple[Tensor, ...]:
         wide = states.float()
         most = wide.abs().amax(dim=-1, keepdim=True)  # (B, H, T, 1)
-        # a multiplication, as in C; where all are zero the factor is too
-        factors = torch.where(most > 0, MOST / most, 0.0)
+        # a multiplication, as in C; where all are zero or tiny the factor is zero
+        factors = torch.where(most >= TINY, MOST / most, 0.0)
         return (wide * factors).round().to(torch.int8), most / MOST
 
     def _join(self, parts: Iterable[Tensor]) -> Tensor:

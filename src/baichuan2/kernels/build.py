@@ -20,21 +20,21 @@ __all__ = ["LIBRARY", "MARK_OF_INTERFACE", "MARK_OF_SOURCES", "build", "find_com
 
 SOURCES = Path(__file__).parent / "native"
 LIBRARY = Path(__file__).parent / "libbaichuan2_kernels.so"
-COMMON_FLAGS = ("-O3", "-std=gnu11", "-fPIC")
+COMMON_FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-ffp-contract=off")  # the same bits whichever way a row takes
 WITH_THREADS = "-fopenmp"
 AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mfma", "-mf16c")
-AVX2_EXACT_FLAGS = ("-mavx2", "-mfma", "-mf16c", "-ffp-contract=off")  # the same bits whichever way a row takes
+AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
 PLAIN_SOURCES = ("dispatch.c", "plain.c", "rows.c", "rows_float.c", "step.c", "attention_plain.c")
 X86_SOURCES = {
-    "avx2.c": ("-mavx2", "-mfma", "-mf16c"),
-    "rows_avx2.c": AVX2_EXACT_FLAGS,
-    "rows_avx2_numbers.c": AVX2_EXACT_FLAGS,
+    "avx2.c": AVX2_FLAGS,
+    "rows_avx2.c": AVX2_FLAGS,
+    "rows_avx2_numbers.c": AVX2_FLAGS,
     "avx512.c": AVX512_FLAGS,
     "rows_vnni.c": (*AVX512_FLAGS, "-mavx512vnni"),
     "rows_vbmi.c": (*AVX512_FLAGS, "-mavx512vnni", "-mavx512vbmi"),
     "avx512_bf16.c": (*AVX512_FLAGS, "-mavx512bf16"),
-    "attention_avx2.c": ("-mavx2", "-mfma", "-mf16c", "-ffp-contract=off"),  # rounding is that of the modules
-    "attention_avx512.c": (*AVX512_FLAGS, "-ffp-contract=off"),
+    "attention_avx2.c": AVX2_FLAGS,
+    "attention_avx512.c": AVX512_FLAGS,
     "amx_bf16.c": (*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
 }
 """The only files compiled for instructions that the processor may lack; the others choose at run time."""

@@ -10,6 +10,9 @@
 
 #include "step.h"
 
+/* Keys and values of a head that are all below it get zeros as codes: the factor of smaller ones would be infinite. */
+static const float TINY = 0x1p-100f;
+
 enum { KEYS_OF_BLOCK = 256, MOST_HEAD_DIM = 256, PART_EXTRA = 16 };
 
 /* Keys and values of one head of one sequence, from the first visible place on. */

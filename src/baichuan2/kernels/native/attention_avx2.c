@@ -86,7 +86,7 @@ static float encode(const float *from, int8_t *to, int64_t head_dim) {
     for (int64_t i = 0; i < head_dim; i += WIDTH) /* in this order, what is no number is passed over */
         most = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(from + i)), most);
     const float greatest = greatest_of(most);
-    const __m256 factor = _mm256_set1_ps(greatest > 0 ? 127.0f / greatest : 0.0f);
+    const __m256 factor = _mm256_set1_ps(greatest >= TINY ? 127.0f / greatest : 0.0f);
     for (int64_t i = 0; i < head_dim; i += WIDTH) {
         const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(from + i), factor);
         const __m256 is_code = _mm256_cmp_ps(_mm256_andnot_ps(sign, scaled), limit, _CMP_LE_OQ);

@@ -88,7 +88,7 @@ static float encode(const float *from, int8_t *to, int64_t head_dim) {
         most = _mm512_max_ps(most, _mm512_abs_ps(values));
     }
     const float greatest = _mm512_reduce_max_ps(most);
-    const __m512 factor = _mm512_set1_ps(greatest > 0 && !is_none ? 127.0f / greatest : 0.0f);
+    const __m512 factor = _mm512_set1_ps(greatest >= TINY && !is_none ? 127.0f / greatest : 0.0f);
     for (int64_t i = 0; i < head_dim; i += WIDTH) {
         const __m512i codes = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from + i), factor));
         _mm_storeu_si128((__m128i *)(to + i), _mm512_cvtepi32_epi8(codes));

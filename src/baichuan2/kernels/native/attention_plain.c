@@ -70,7 +70,7 @@ static void add(float *sum, const float *x, int64_t count, int number) {
 static float encode(const float *from, int8_t *to, int64_t head_dim) {
     float most = 0;
     for (int64_t i = 0; i < head_dim; i++) most = fabsf(from[i]) > most ? fabsf(from[i]) : most;
-    const float factor = most > 0 ? 127.0f / most : 0.0f;
+    const float factor = most >= TINY ? 127.0f / most : 0.0f;
     int is_number = 1;
     for (int64_t i = 0; i < head_dim; i++) {
         const float code = from[i] * factor;

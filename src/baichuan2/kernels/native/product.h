@@ -18,10 +18,10 @@ enum { INSTRUCTIONS_PLAIN = 0, INSTRUCTIONS_AVX2 = 1, INSTRUCTIONS_AVX512 = 2, I
 enum { STEP = 128 };        /* inputs a kernel handles at once; prepared inputs are filled up to it with zeros */
 enum { MOST_INPUT_ROWS = 8, MOST_ROWS_AMX = 64 }; /* rows of inputs that share one reading of the weight */
 
-/* The layout is mirrored by `native.py`: change both. */
+/* The layout is mirrored by kernels/products.py: change both. */
 typedef struct {
     const uint8_t *codes;     /* int4: 32 bytes for 64 inputs, see blockwise.py; int8: one each; nf4: flat, high half
-                               * first; bfloat16, float16 (rows.h and gemm.h only): the numbers, without scales */
+                               * first; bfloat16, float16 (rows.h only): the numbers, without scales */
     const void *scales;       /* (N, groups): float16, float32, or uint8 codes of `nested_levels` */
     const float *levels;      /* the 16 values of a 4-bit code */
     const float *nested_levels;  /* (256,), for SCALES_DOUBLE */

@@ -55,7 +55,10 @@ void rows_multiply(const Weight *weight, const void *prepared, int64_t num_rows,
 int baichuan2_step_rows(int instructions) {
     const int used = baichuan2_instructions() < instructions ? baichuan2_instructions() : instructions;
     if (used == INSTRUCTIONS_AVX2) return MOST_ROWS;
-    if (!(baichuan2_extensions() & EXTENSION_VNNI) || used < INSTRUCTIONS_AVX512) return 0;
+    if (used < INSTRUCTIONS_AVX512) return 0;
+#ifdef __x86_64__
+    if (kernel_of_avx512(used) == &rows_kernel_avx512) return 0;
+#endif
     /* by counting instructions; the matrix unit's products, which only the modules use, are faster from then on */
     return used == INSTRUCTIONS_AMX_BF16 ? 2 : 8;
 }

@@ -4,8 +4,8 @@
  * order of the kernel, each thread its part, then, after a barrier of the caller's, `rows_multiply` computes ranges of
  * outputs. A result depends neither on the other rows nor on how outputs and preparation are shared among threads.
  *
- * Inputs of each 64 are 16-bit integers with a scale (products with 4-bit and 8-bit weights): an error of 2^-16 of the
- * greatest of them. Inputs that are no numbers, infinite, or whose block of 64 has its greatest magnitude beyond 2^80
+ * On AVX2 and AVX-512 VNNI inputs of each 64 are 16-bit integers with a scale (products with 4-bit and 8-bit weights):
+ * an error of 2^-16 of the greatest of them. Inputs that are no numbers, infinite, or whose block of 64 has its greatest magnitude beyond 2^80
  * or below 2^-64 are multiplied in float32, which is slow. All pointers may be unaligned but `prepared` and `scratch`
  * (64 bytes).
  */

@@ -7,11 +7,6 @@
  */
 #include "rows_avx2.h"
 
-#include <math.h>
-
-/* Levels of NF4 count in units of 1 / 15683.919 of the greatest, which all 16 of them meet up to 1.3e-5 (found by search;
- * no unit of less than 16383 does better): twice as good as the next integer of 15 bits. */
-static const float NF4_UNITS = 15683.919f;
 enum { DIGIT = 32767 }; /* an input's greatest; with levels of 15 bits, lanes hold sums of 4 products */
 
 /* Else compilers load a number again for each use, and put sums into an order that needs more registers than there are. */
@@ -104,10 +99,7 @@ typedef struct {
 
 /* What a unit of the integer levels counts for, without the scale of the group. */
 static float level_unit(const Weight *weight) {
-    if (weight->format != FORMAT_NF4) return 1.0f / 128;
-    float most = 0;
-    for (int i = 0; i < 16; i++) most = fabsf(weight->levels[i]) > most ? fabsf(weight->levels[i]) : most;
-    return most > 0 ? most / NF4_UNITS : 1.0f;
+    return weight->format == FORMAT_NF4 ? nf4_unit(weight->levels) : 1.0f / 128;
 }
 
 static Levels levels_of(const Weight *weight) {

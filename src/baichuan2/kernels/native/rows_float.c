@@ -1,4 +1,5 @@
-/* The rows interface on the kernels with inputs in float32: plain C, and AVX-512 without further extensions.
+/* The rows interface on the kernels with inputs in float32: plain C, AVX-512 without further extensions, and on AVX2 a
+ * single row that integers cannot hold.
  *
  * Weights in 16 bits are multiplied here in plain C, eight sums side by side, which compilers turn into vectors.
  */

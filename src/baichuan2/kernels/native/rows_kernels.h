@@ -4,6 +4,8 @@
 
 #include "rows.h"
 
+#include <math.h>
+
 typedef struct {
     int64_t (*room)(const Weight *weight, int64_t num_rows);
     int64_t (*scratch)(const Weight *weight);
@@ -26,6 +28,20 @@ int baichuan2_extensions(void);
 
 /* Part `part` of `parts` of `count` things: those from `share(count, part, parts)` to `share(count, part + 1, parts)`. */
 static inline int64_t share(int64_t count, int part, int parts) { return count * part / parts; }
+
+/* What integer levels of NF4 count in: the greatest is 15683.919 units, which all 16 of them meet up to 1.3e-5 (found by
+ * search; no number below 16383 does better), and four products with inputs of 16 bits fit into 32. NaN where a level is
+ * NaN. Levels too small for a unit become zeros. */
+static inline float nf4_unit(const float *levels) {
+    float most = 0;
+    for (int i = 0; i < 16; i++) {
+        float level;
+        memcpy(&level, levels + i, sizeof level);
+        if (level != level) return level;
+        most = fabsf(level) > most ? fabsf(level) : most;
+    }
+    return most < 0x1p-112f ? 1.0f : most / 15683.919f;
+}
 
 static inline int is_16_bits(const Weight *weight) { return weight->format >= FORMAT_BFLOAT16; }
 

@@ -12,8 +12,6 @@
 #include "numbers_avx512.h"
 #include "rows_kernels.h"
 
-#include <math.h>
-
 enum {
     BLOCK = 64,            /* inputs that share a scale */
     GREATEST = 32767,      /* of 16 bits */
@@ -23,10 +21,6 @@ enum {
     CHAINS_OF_16_BITS = 4,
     SHIFT = 128            /* makes a level of int4 a byte without sign */
 };
-
-/* Levels of NF4 count in units of 1 / 15683.919 of the greatest, which all 16 of them meet up to 1.3e-5 (found by
- * search; no unit of less than 16383 does better). Four products with inputs fit into 32 bits. */
-static const float NF4_UNITS = 15683.919f;
 
 /* Prepared inputs. Scales, also `shifts`, stand for each block, or twice for a block with groups of 32. */
 typedef struct {
@@ -189,10 +183,9 @@ static Task task_of(const Weight *weight, const void *prepared, int64_t num_rows
     task.row_size = is_16_bits(weight) ? 2 * weight->num_inputs : row_bytes(&task.scales);
     task.num_groups = num_groups(&task.scales);
     if (weight->format != FORMAT_INT4 && weight->format != FORMAT_NF4) return task;
-    float levels[16], most = 0;
+    float levels[16];
     memcpy(levels, weight->levels, sizeof levels);
-    for (int i = 0; i < 16; i++) most = fabsf(levels[i]) > most ? fabsf(levels[i]) : most;
-    task.unit = weight->format == FORMAT_INT4 ? 1.0f / 128 : most > 0 ? most / NF4_UNITS : 1.0f;
+    task.unit = weight->format == FORMAT_INT4 ? 1.0f / 128 : nf4_unit(weight->levels);
     uint8_t bytes[2][16];
     for (int i = 0; i < 16; i++) {
         const int level = (int)lrintf(levels[i] / task.unit) + (weight->format == FORMAT_INT4 ? SHIFT : 0);
