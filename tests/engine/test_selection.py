@@ -64,7 +64,7 @@ def test_ties_of_the_last_place_are_kept_and_stand_in_order(seed, size, count):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_top_p_without_top_k_equals_sorting_the_whole_vocabulary(size, top_p, dtype):
     choice = Sampling(do_sample=True, top_p=top_p)
-    for seed, width in enumerate((0.0, 1.0, 3.0, 6.0, 30.0)):
+    for seed, width in enumerate((0.0, 1.0, 3.0, 6.0, 30.0) if size < 100_000 else (1.0, 6.0)):
         logits = logits_of(seed, size, rows=3, width=width, dtype=dtype)
         probabilities, ids = distribution(logits, torch.zeros(3, 1, dtype=torch.long), choice)
         ours = torch.zeros_like(logits).scatter(1, ids, probabilities)
