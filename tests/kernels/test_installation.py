@@ -71,24 +71,17 @@ def install(sources: Path, target: Path, **environment: str | None) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("compiler", ["none on the path", "broken"])
-def test_without_a_compiler_all_is_installed_but_the_kernels(sources: Path, tmp_path: Path, compiler: str) -> None:
+def test_without_a_compiler_all_is_installed_but_the_kernels(sources: Path, tmp_path: Path) -> None:
     target = tmp_path / "installed"
     (tmp_path / "empty").mkdir()
-    without: dict[str, str | None] = {
-        "none on the path": {"CC": None, "PATH": str(tmp_path / "empty")},
-        "broken": {"CC": "false"},
-    }[compiler]
+    without: dict[str, str | None] = {"CC": None, "PATH": str(tmp_path / "empty")}
     install(sources, target, **without)
     assert (target / "baichuan2" / "kernels" / "native" / "product.h").exists()
     assert not list(target.rglob("*.so"))
     installed = {"PYTHONPATH": str(target), PATH: None, **without}
     said = kernels_line(python("-m", "baichuan2", "info", cwd=tmp_path, **installed))
-    if compiler == "broken":
-        assert said.startswith("torch's (slower); not compiled when this was installed; `python -m baichuan2.kernels")
-    else:
-        assert said.startswith("torch's (slower); not compiled, as no C compiler is here: install gcc or clang")
-        assert python("-c", WORKS, cwd=tmp_path, **installed) == "works on None\n"
+    assert said.startswith("torch's (slower); not compiled, as no C compiler is here: install gcc or clang")
+    assert python("-c", WORKS, cwd=tmp_path, **installed) == "works on None\n"
 
 
 @pytest.mark.slow
