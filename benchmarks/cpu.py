@@ -3,9 +3,10 @@
 To be complete it needs a peer: an interpreter with llama-cpp-python (see benchmarks/README.md for how to build it);
 without one the rows of llama.cpp say that they were left out. Models with random weights are written into --directory
 when they are not there (50 GB for everything), and are used again by the next run. The page and the JSON go to
---output after each group; a later run of the same day adds its groups to them, so a run that was cut off goes on with
---resume. Needs nobody while it runs, and does not mind other work on the machine: engines take turns of seconds, and
-each ratio is of neighbouring turns. A row that cannot be measured says why, and the others go on.
+--output after each row; a later run of the same day adds its groups to them, so a run that was cut off goes on with
+--resume. Runs on cores of their own (by taskset) may write one page at the same time; say so with --note. Needs
+nobody while it runs, and does not mind other work on the machine: engines take turns of seconds, and each ratio is of
+neighbouring turns. A row that cannot be measured says why, and the others go on.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,12 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from cpu_child import EngineError  # noqa: E402
 from cpu_engines import Engines, Shape  # noqa: E402
-from cpu_groups import GROUPS, LOOKUP_TOKENS, first_token_command  # noqa: E402
+from cpu_groups import GROUPS, first_token_command  # noqa: E402
 from cpu_limits import Limits, available_cores, hardware  # noqa: E402
 from cpu_models import PEER_FORMATS  # noqa: E402
 from cpu_page import MARKS, cells  # noqa: E402
 from cpu_profile import PerfError, sampled, sampled_command  # noqa: E402
-from cpu_report import Report  # noqa: E402
+from cpu_report import Report, updated  # noqa: E402
 from cpu_rows import Bench, Row, Work, decode_action  # noqa: E402
 
 EXAMPLES = """examples:
@@ -85,6 +86,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--batch-context", type=int, default=32, metavar="N", help="of each of several sequences")
     parser.add_argument("--large-context", type=int, default=512, metavar="N",
                         help="long one of the larger model (default: 512, as reading takes long)")  # fmt: skip
+    parser.add_argument("--lookup-tokens", type=int, default=64, metavar="N",
+                        help="new ones in a turn of look-up (default: 64)")  # fmt: skip
     parser.add_argument("--prompts", type=int, nargs=2, default=(512, 2048), metavar="N", help="lengths for prefill")
     parser.add_argument("--batches", type=int, nargs="+", default=(4, 8, 16), metavar="N", help="sequences at once")
     parser.add_argument("--official-layers", type=int, nargs=2, default=(2, 6), metavar="N",
@@ -94,11 +97,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--no-quality", action="store_true", help="leave out the KL on the demo model")
     parser.add_argument("--quality-anew", action="store_true",
                         help="measure all of it, not only what the page of quantisation.py lacks")  # fmt: skip
+    parser.add_argument("--commit", metavar="TEXT", help="of these sources, where git cannot tell (default: ask git)")
+    parser.add_argument("--note", default="", metavar="TEXT", help="for the page: what else is to be known of this run")
     parser.add_argument("--profile", action="store_true", help="where our time goes in the rows that miss their target")
     options = parser.parse_args(arguments)
-    for name in ("threads", "turns", "tokens", "row_seconds", "call_seconds"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    for name, least in (*dict.fromkeys(("threads", "turns", "tokens", "row_seconds", "call_seconds"), 1).items(),
+                        ("lookup_tokens", 2)):  # fmt: skip
+        if getattr(options, name) < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(options, name)}")
     if options.turns * options.tokens > MOST_TOKENS:
         parser.error(f"--turns times --tokens must be at most {MOST_TOKENS}, got {options.turns * options.tokens}")
     for name in ("official_layers", "official_prefill_layers"):
@@ -120,11 +126,13 @@ def main() -> int:
         return 2
     options.directory.mkdir(parents=True, exist_ok=True)
     run = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    facts = measure_groups(options, report, path, run)
+    facts = measure_groups(options, report.groups() if options.resume else set(), path, run)
     if wants_quality(options, report):
-        report.quality = {"run": run, **measure_quality(options)}
-        report.runs[run] = facts
-        report.write(path)
+        found = measure_quality(options, path)
+        with updated(path) as report:
+            report.quality = {"run": run, **found}
+            report.runs[run] = facts
+    report = Report.read(path)
     for row in (measured.row for measured in report.rows if measured.row.is_met is not True):
         print(f"{MARKS[row.is_met]}: {row.what}, {row.model} against {row.against} {row.note}")
     print(f"written: {path} and {path.with_suffix('.md').name}")
@@ -138,9 +146,8 @@ def report_path(folder: Path) -> Path:
     return folder / f"cpu_{name}_{datetime.datetime.now(datetime.UTC).date().isoformat()}.json"
 
 
-def measure_groups(options: argparse.Namespace, report: Report, path: Path, run: str) -> dict[str, Any]:
-    """Measures the groups asked for and writes the report after each; the facts of this run."""
-    done = report.groups() if options.resume else set()
+def measure_groups(options: argparse.Namespace, done: set[str], path: Path, run: str) -> dict[str, Any]:
+    """Measures the groups asked for that are not `done`, and writes each row to the report; the facts of this run."""
     groups = [group for group in options.only or CHOICES if group in GROUPS and group not in done]
     engines = Engines(
         options.directory, options.peer_python, options.threads, tuple(options.official_layers),
@@ -149,24 +156,28 @@ def measure_groups(options: argparse.Namespace, report: Report, path: Path, run:
     with Limits(options.threads) as limits:
         bench = make_bench(options, engines, limits)
         peaks = limits.peaks()
-        facts = report.runs[run] = run_facts(options)
+        facts = run_facts(options) | {"limits": limit_facts(limits, peaks)}
+
+        def keep(group: str, rows: Sequence[Row], *, is_whole: bool) -> None:
+            facts.update(engine_facts(engines), limits=limit_facts(limits, peaks), group=None if is_whole else group)
+            with updated(path) as report:
+                report.put(group, rows, run, CHOICES)
+                report.runs[run] = facts
+                report.details |= bench.details
+
         try:
             for group in groups:
                 print(f"{group}: {GROUPS[group].__doc__}", flush=True)
-                rows = measure_group(bench, group)
-                report.put(group, rows, run, CHOICES)
-                facts |= {**engine_facts(engines), "limits": limit_facts(limits, peaks)}
-                report.details |= bench.details
-                report.write(path)
-                for row in rows:
+                rows: list[Row] = []
+                for row in measure_group(bench, group):
                     print("  " + " | ".join(cells(row)), flush=True)
+                    rows.append(row)
+                    keep(group, rows, is_whole=False)
+                keep(group, rows, is_whole=True)
             if options.profile:
-                take_profiles(bench, report, options.only or list(GROUPS), run)
+                take_profiles(bench, path, options.only or list(GROUPS), run, facts)
         finally:
             engines.keep_only()
-        facts |= {**engine_facts(engines), "limits": limit_facts(limits, peaks)}
-    report.runs[run] = facts
-    report.write(path)
     return facts
 
 
@@ -177,20 +188,21 @@ def make_bench(options: argparse.Namespace, engines: Engines, limits: Limits) ->
         shape=Shape(options.shape), large_shape=Shape(options.large_shape),
         formats={"int4": options.int4, "int8": options.int8, "official4": "official4"},
         contexts=tuple(options.contexts), prompts=tuple(options.prompts), batches=tuple(options.batches),
-        batch_context=options.batch_context, large_context=options.large_context,
+        batch_context=options.batch_context, large_context=options.large_context, lookup_tokens=options.lookup_tokens,
     )  # fmt: skip
 
 
-def measure_group(bench: Bench, group: str) -> list[Row]:
-    """The rows of a group; one row that says why, where it fails as a whole."""
+def measure_group(bench: Bench, group: str) -> Iterator[Row]:
+    """The rows of a group, as they are measured; one row that says why, where it fails as a whole."""
     try:
-        return GROUPS[group](bench)
+        yield from GROUPS[group](bench)
     except (EngineError, OSError) as error:
-        return [Row(group=group, what=group, model="", against="", target=float("nan"), note=str(error))]
+        yield Row(group=group, what=group, model="", against="", target=float("nan"), note=str(error))
 
 
-def take_profiles(bench: Bench, report: Report, groups: Sequence[str], run: str) -> None:
+def take_profiles(bench: Bench, path: Path, groups: Sequence[str], run: str, facts: dict[str, Any]) -> None:
     """Where our time goes in each row of these groups that misses its target; work that rows share is done once."""
+    report = Report.read(path)
     for measured in report.rows:
         row = measured.row
         if row.is_met is not False or row.group not in groups or row.work is None:
@@ -204,7 +216,9 @@ def take_profiles(bench: Bench, report: Report, groups: Sequence[str], run: str)
         except (PerfError, EngineError, OSError) as error:
             print(f"  none: {error}", flush=True)
             continue
-        report.profiles[title] = {"run": run, "group": row.group, **found}
+        with updated(path) as report:
+            report.profiles[title] = {"run": run, "group": row.group, **found}
+            report.runs[run] = facts | engine_facts(bench.engines)
 
 
 def profile(bench: Bench, key: str, work: Work) -> dict[str, Any]:
@@ -232,8 +246,9 @@ def profile(bench: Bench, key: str, work: Work) -> dict[str, Any]:
         finally:
             engines.stop(key, name)
     if work.kind == "lookup":
-        ids = engines.call(key, "copy_prompt", tokens=LOOKUP_TOKENS)
-        arguments: dict[str, Any] = {"do": "reply", "ids": ids, "tokens": LOOKUP_TOKENS, "with_lookup": True}
+        tokens = bench.lookup_tokens
+        ids = engines.call(key, "copy_prompt", tokens=tokens)
+        arguments: dict[str, Any] = {"do": "reply", "ids": ids, "tokens": tokens, "with_lookup": True}
     else:
         engines.call(key, "start", name="profile", context=4, batch=1)  # loads it
         arguments = {"do": "start", "name": "profile", "context": work.length, "batch": 1}
@@ -244,7 +259,8 @@ def run_facts(options: argparse.Namespace) -> dict[str, Any]:
     """What ran, where, and how."""
     return {
         "command": "python benchmarks/cpu.py " + shlex.join(sys.argv[1:]),
-        "commit": commit(),
+        "commit": options.commit or commit(),
+        "note": options.note,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -256,7 +272,6 @@ def run_facts(options: argparse.Namespace) -> dict[str, Any]:
         "peer": None,
         "engines": {},
         "bytes": {},
-        "limits": {"reason": "no group was measured"},
     }
 
 
@@ -299,12 +314,13 @@ def wants_quality(options: argparse.Namespace, report: Report) -> bool:
     return is_chosen and not options.no_quality and not (options.resume and bool(report.quality.get("rows")))
 
 
-def measure_quality(options: argparse.Namespace) -> dict[str, Any]:
-    """KL of the same formats on the demo model: from the latest page of `quantisation.py`, and by it what is missing.
+def measure_quality(options: argparse.Namespace, path: Path) -> dict[str, Any]:
+    """KL of the same formats on the demo model: from the latest page of `quantisation.py`, from those of other
+    processors, and by `quantisation.py` what is missing; for the report `path`.
 
     "rows", each with its "source"; "reason" why some are missing, if any are.
     """
-    known = {} if options.quality_anew else known_quality(SCRIPTS)
+    known = {} if options.quality_anew else {**quality_elsewhere(SCRIPTS, path), **known_quality(SCRIPTS)}
     wanted = [name for name in QUALITY_FORMATS if name not in known]
     rows = [known[name] for name in QUALITY_FORMATS if name in known]
     if options.peer_python is None:
@@ -336,6 +352,21 @@ def known_quality(folder: Path) -> dict[str, dict[str, Any]]:
     report = json.loads(reports[-1].read_text(encoding="utf-8"))
     source = f"{reports[-1].name}, commit {report['commit']}"
     return {row["name"]: {**row, "source": source} for row in report["rows"] if row["way"] == "as it runs"}
+
+
+def quality_elsewhere(folder: Path, path: Path) -> dict[str, dict[str, Any]]:
+    """What runs on other processors have measured of each format, by its name, from their pages in a folder."""
+    found: dict[str, dict[str, Any]] = {}
+    for other in sorted(folder.glob("cpu_*.json")):
+        report = Report.read(other)
+        if other.resolve() == path.resolve() or "run" not in report.quality:
+            continue
+        facts = report.runs[report.quality["run"]]
+        source = f"{other.name}, commit {facts['commit']}, on {facts['hardware']['processor']}"
+        found |= {
+            row["name"]: {**row, "source": source} for row in report.quality["rows"] if row["source"] == "this run"
+        }
+    return found
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class Engines:
     official_prefill_layers: tuple[int, int]
     call_seconds: float = 600.0
     facts: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     children: dict[str, Child] = field(default_factory=dict)
 
     def is_peer(self, key: str) -> bool:
@@ -67,7 +68,9 @@ class Engines:
 
     def bytes_per_token(self, key: str) -> int:
         """Weights that one token reads, as they are stored."""
-        return gguf_bytes(self.path(key)) if self.is_peer(key) else stored_bytes(self.path(key))
+        if key not in self.sizes:
+            self.sizes[key] = (gguf_bytes if self.is_peer(key) else stored_bytes)(self.path(key))
+        return self.sizes[key]
 
     def call(self, key: str, do: str, **arguments: Any) -> Any:
         """The result of a command of the engine `key`.

@@ -1,10 +1,13 @@
-"""The groups of rows of `benchmarks/cpu.py`, in the order in which they run: engines that are shared stay loaded."""
+"""The groups of rows of `benchmarks/cpu.py`, in the order in which they run: engines that are shared stay loaded.
+
+Groups of several measurements yield the rows of each when it is done, so that a run that is cut off keeps them.
+"""
 
 import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,6 @@ from cpu_rows import (
 
 MOST_LOADS = 3
 FIRST_TOKEN_SECONDS = 3.0
-LOOKUP_TOKENS = 64
 READ_TWICE = 5  # times the usual patience, for prompts that take most of a minute in the slowest engine
 
 Starts = dict[str, Callable[[], Action]]
@@ -83,51 +85,45 @@ def _context(bench: Bench, group: str, shape: Shape, long: int) -> list[Row]:
     return rows
 
 
-def batch(bench: Bench) -> list[Row]:
+def batch(bench: Bench) -> Iterator[Row]:
     """Several sequences at once."""
     own, plain = bench.own("int4"), bench.other("Q4_0")
     bench.engines.keep_only([own, plain])
-    rows = []
     length = bench.batch_context
     for size in bench.batches:
         series, failures = measure(bench, f"batch {size}", _decoders(bench, [own, plain], length, size))
-        rows.append(Comparison("batch", Work("decode", length, size), own, plain, 2.0).row(series, failures))
         _stop(bench, [own, plain], f"{length}x{size}")
-    return rows
+        yield Comparison("batch", Work("decode", length, size), own, plain, 2.0).row(series, failures)
 
 
-def prefill(bench: Bench) -> list[Row]:
+def prefill(bench: Bench) -> Iterator[Row]:
     """A prompt until its first token."""
     own, plain, fused = bench.own("int4"), bench.other("Q4_0"), bench.other("sdpa-bf16")
     bench.engines.keep_only([own, plain, fused])
-    rows = []
     for number, length in enumerate(bench.prompts):
         patience = 1 if number else READ_TWICE
         readers = _readers(bench, [own, plain, fused], length)
         series, failures = measure(bench, f"prefill {length}", readers, patience=patience)
         work = Work("prefill", length)
         note = _layers_note(bench, bench.shape, work)
-        rows.append(Comparison("prefill", work, own, plain, 3.0).row(series, failures))
-        rows.append(Comparison("prefill", work, own, fused, 1.2, note=note).row(series, failures))
-    return rows
+        yield Comparison("prefill", work, own, plain, 3.0).row(series, failures)
+        yield Comparison("prefill", work, own, fused, 1.2, note=note).row(series, failures)
 
 
-def official(bench: Bench) -> list[Row]:
+def official(bench: Bench) -> Iterator[Row]:
     """The official way, eager attention in 32 and 16 bits, by extrapolation from a few layers."""
     own, full, half = bench.own("int4"), bench.other("eager-fp32"), bench.other("eager-bf16")
     short, length = bench.contexts[0], bench.prompts[0]
-    rows = []
     for key, decode_target, prefill_target in ((full, 6.0, 6.0), (half, 4.0, 1.2)):
         bench.engines.keep_only([own, key])
         series, failures = measure(bench, f"official {key} {short}", _decoders(bench, [own, key], short))
         work = Work("decode", short)
         note = _layers_note(bench, bench.shape, work)
-        rows.append(Comparison("official", work, own, key, decode_target, note=note).row(series, failures))
+        yield Comparison("official", work, own, key, decode_target, note=note).row(series, failures)
         series, failures = measure(bench, f"official {key} {length}", _readers(bench, [own, key], length))
         work = Work("prefill", length)
         note = _layers_note(bench, bench.shape, work)
-        rows.append(Comparison("official", work, own, key, prefill_target, note=note).row(series, failures))
-    return rows
+        yield Comparison("official", work, own, key, prefill_target, note=note).row(series, failures)
 
 
 def lookup(bench: Bench) -> list[Row]:
@@ -141,14 +137,14 @@ def lookup(bench: Bench) -> list[Row]:
     }  # fmt: skip
     replies: dict[bool, list[int]] = {}
     try:
-        prompt = bench.engines.call(own, "copy_prompt", tokens=LOOKUP_TOKENS)
+        prompt = bench.engines.call(own, "copy_prompt", tokens=bench.lookup_tokens)
     except EngineError as error:
         return [Row(**shared, note=str(error))]
 
     def seconds(with_lookup: bool) -> float:
-        found = bench.engines.call(own, "reply", ids=prompt, tokens=LOOKUP_TOKENS, with_lookup=with_lookup)
+        found = bench.engines.call(own, "reply", ids=prompt, tokens=bench.lookup_tokens, with_lookup=with_lookup)
         replies[with_lookup] = found["ids"]
-        return float(found["seconds"]) / (LOOKUP_TOKENS - 1)
+        return float(found["seconds"]) / (bench.lookup_tokens - 1)
 
     makes: Starts = {"with look-up": lambda: lambda: seconds(True), "without": lambda: lambda: seconds(False)}
     series, failures = measure(bench, "lookup", makes)
@@ -159,7 +155,8 @@ def lookup(bench: Bench) -> list[Row]:
     median, low, high = ratios(series["without"], series["with look-up"])
     ours, other = speed(series["with look-up"], 1), speed(series["without"], 1)
     distinct = len(set(replies[True]))
-    note = f"7 guesses; a random model's own repetitions: {LOOKUP_TOKENS} tokens, {distinct} distinct; the same ids"
+    told = f"{bench.lookup_tokens} tokens, {distinct} distinct; the same ids"
+    note = f"7 guesses; a random model's own repetitions: {told}"
     turns = len(series["without"])
     return [Row(**shared, ours=ours, other=other, ratio=median, low=low, high=high, turns=turns, note=note)]
 
@@ -189,28 +186,26 @@ def int8(bench: Bench) -> list[Row]:
     return [Comparison("int8", Work("decode", length), own, peer, 1.05).row(series, failures)]
 
 
-def large(bench: Bench) -> list[Row]:
+def large(bench: Bench) -> Iterator[Row]:
     """The same ratios for the larger model, whose positions are ALiBi; two engines at a time, for their memory."""
     size = bench.large_shape
     own, plain, mixed = bench.own("int4", size), bench.other("Q4_0", size), bench.other("Q4_K_M", size)
     fused = bench.other("sdpa-bf16", size)
     short, length = bench.contexts[0], bench.prompts[0]
-    rows = []
     for other, target in ((mixed, 1.5), (plain, 1.10)):
         bench.engines.keep_only([own, other])
         series, failures = measure(bench, f"large {other} {short}", _decoders(bench, [own, other], short))
-        rows.append(Comparison("large", Work("decode", short), own, other, target).row(series, failures))
-    rows.append(floor_row(bench, "large", size, own, series))
-    rows += _context(bench, "large", size, bench.large_context)
+        yield Comparison("large", Work("decode", short), own, other, target).row(series, failures)
+    yield floor_row(bench, "large", size, own, series)
+    yield from _context(bench, "large", size, bench.large_context)
     for read in dict.fromkeys((length, bench.large_context)):
         series, failures = measure(bench, f"large prefill {read}", _readers(bench, [own, plain], read))
-        rows.append(Comparison("large", Work("prefill", read), own, plain, 3.0).row(series, failures))
+        yield Comparison("large", Work("prefill", read), own, plain, 3.0).row(series, failures)
     bench.engines.keep_only([own, fused])
     series, failures = measure(bench, f"large {fused} {length}", _readers(bench, [own, fused], length))
     work = Work("prefill", length)
     note = _layers_note(bench, size, work) + "; with rotation in ALiBi's place"
-    rows.append(Comparison("large", work, own, fused, 1.2, note=note).row(series, failures))
-    return rows
+    yield Comparison("large", work, own, fused, 1.2, note=note).row(series, failures)
 
 
 def load(bench: Bench) -> list[Row]:
@@ -277,7 +272,7 @@ def _stop(bench: Bench, keys: Sequence[str], name: str) -> None:
         bench.engines.stop(key, name)
 
 
-GROUPS: dict[str, Callable[[Bench], list[Row]]] = {
+GROUPS: dict[str, Callable[[Bench], Iterable[Row]]] = {
     "decode": decode,
     "context": context,
     "prefill": prefill,

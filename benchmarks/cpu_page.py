@@ -78,8 +78,9 @@ def page(
     runs: Mapping[str, Mapping[str, Any]],
     quality: Mapping[str, Any],
     profiles: Mapping[str, Mapping[str, Any]],
+    missing: Mapping[str, str],
 ) -> str:
-    """The whole page."""
+    """The whole page. `missing`: groups whose rows are not all there, with what they measure."""
     numbers = {run: str(number) for number, run in enumerate(runs, 1)}
     divergences = {row["name"]: row["qualities"]["conversations"]["kl_mean"] for row in quality.get("rows", ())}
     dates = sorted({facts["date"] for facts in runs.values()})
@@ -92,7 +93,13 @@ def page(
     ]
     lines += table(COLUMNS, shown)
     counts = [sum(measured.row.is_met is value for measured in rows) for value in (True, False, None)]
-    lines += ["", f"{counts[0]} targets met, {counts[1]} missed, {counts[2]} not measured.", "", READING, ""]
+    lines += ["", f"{counts[0]} targets met, {counts[1]} missed, {counts[2]} not measured.", ""]
+    if missing:
+        begun = {measured.row.group for measured in rows}
+        lines += ["Groups without rows, or without all of them, as no run has come to their end:", ""]
+        lines += [f"- `{name}`{' (begun)' if name in begun else ''}: {told}" for name, told in missing.items()]
+        lines += [""]
+    lines += [READING, ""]
     sizes = {key: size for facts in runs.values() for key, size in facts["bytes"].items()}
     lines += _bytes(sizes) + _quality(quality, numbers) + _profiles(rows, profiles, numbers)
     return "\n".join(lines).rstrip() + "\n"
@@ -115,7 +122,8 @@ def _head(facts: Mapping[str, Any]) -> list[str]:
         f"{facts['transformers']}, bitsandbytes {facts['bitsandbytes'] or 'absent'}; {facts['threads']} threads of "
         f"{hardware['cores']} cores of {hardware['processor']} ({instructions}), {hardware['memory_gib']} GiB of "
         f"memory, {hardware['system']}. Our kernels: {facts['kernels'] or 'none, torch alone'}. llama.cpp: "
-        + (f"llama-cpp-python {peer['version']}, {peer['system'].strip(' |')}." if peer else "not run."),
+        + (f"llama-cpp-python {peer['version']}, {peer['system'].strip(' |')}." if peer else "not run.")
+        + (f" {facts['note']}" if facts.get("note") else ""),
     ]
 
 

@@ -1,19 +1,28 @@
 """What `benchmarks/cpu.py` has measured so far: rows, each with the run that it comes from, in one JSON and one page.
 
 Every run takes up the report of the day and puts its own rows in the place of older ones of the same groups, so a page
-can be completed, or a row measured again, without the rest. A row keeps its own commit, command and machine.
+can be completed, or a row measured again, without the rest. A row keeps its own commit, command and machine. Runs that
+go on at the same time, each on cores of its own, may share a page.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cpu_groups import GROUPS
 from cpu_page import Measured, page
 from cpu_rows import Row, Work
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where one run at a time may write a page
+    fcntl = None  # type: ignore[assignment]
 
 Facts = dict[str, Any]
 
@@ -53,8 +62,13 @@ class Report:
         self.profiles = {key: found for key, found in self.profiles.items() if found["group"] != group}
 
     def groups(self) -> set[str]:
-        """Those that have rows."""
-        return {measured.row.group for measured in self.rows}
+        """Those that have all their rows."""
+        return {measured.row.group for measured in self.rows} - self.unfinished()
+
+    def unfinished(self) -> set[str]:
+        """Those of which a run has not measured the last row: it goes on, or was cut off."""
+        begun = {run: facts.get("group") for run, facts in self.runs.items()}
+        return {measured.row.group for measured in self.rows if begun.get(measured.run) == measured.row.group}
 
     def write(self, path: Path) -> None:
         """Writes the JSON to `path` and the page beside it; a file is there whole or as it was."""
@@ -64,8 +78,33 @@ class Report:
         stored = {**vars(self), "rows": [_entry(measured) for measured in self.rows]}
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, json.dumps(_without_nan(stored), ensure_ascii=False, indent=1) + "\n")
-        text = page(self.rows, runs=self.runs, quality=self.quality, profiles=self.profiles)
+        done = self.groups()
+        missing = {name: group.__doc__ or "" for name, group in GROUPS.items() if name not in done}
+        text = page(self.rows, runs=self.runs, quality=self.quality, profiles=self.profiles, missing=missing)
         _replace(path.with_suffix(".md"), text)
+
+
+@contextlib.contextmanager
+def updated(path: Path) -> Iterator[Report]:
+    """The report in `path`, to be changed; it is written at the end. Runs that share a page wait for one another."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.parent):
+        report = Report.read(path)
+        yield report
+        report.write(path)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _entry(measured: Measured) -> Facts:

@@ -97,6 +97,7 @@ class Bench:
     batches: tuple[int, ...]
     batch_context: int
     large_context: int
+    lookup_tokens: int
     details: dict[str, Any] = field(default_factory=dict)
     reads: dict[tuple[str, int], float] = field(default_factory=dict)
 

@@ -1,5 +1,6 @@
 """The benchmark of the processor: its arithmetic, its turns, its page, and engines that fail."""
 
+import dataclasses
 import json
 import math
 import os
@@ -53,7 +54,7 @@ def bench(engines: Any = None) -> Bench:
     return Bench(
         engines=engines, limits=NoLimits(), turns=2, row_seconds=60, tokens=2, shape=Shape("7b"),
         large_shape=Shape("13b"), formats={"int4": "int4-g64"}, contexts=(64, 2048), prompts=(512, 2048), batches=(4,),
-        batch_context=32, large_context=512,
+        batch_context=32, large_context=512, lookup_tokens=8,
     )  # fmt: skip
 
 
@@ -255,10 +256,12 @@ def quality_row(name: str, divergence: float) -> dict[str, Any]:
 def test_the_page_shows_every_row_and_its_verdict() -> None:
     profiles = {"m": {"run": "now", "group": "decode", "stages": {"step": 0.2, "everything else": 0.1}}}
     text = page(
-        [Measured(row, "now") for row in ROWS], runs={"now": facts()}, quality={"reason": "why not"}, profiles=profiles
-    )
+        [Measured(row, "now") for row in ROWS], runs={"now": facts()}, quality={"reason": "why not"}, profiles=profiles,
+        missing={"decode": "One sequence.", "load": "The start."},
+    )  # fmt: skip
     for part in ("1 targets met, 1 missed, 1 not measured", "1.20 ×", "1.10 to 1.30", "**missed**", "the engine died",
-                 "50.0%", "there is no C compiler", "why not", "none, torch alone"):  # fmt: skip
+                 "50.0%", "there is no C compiler", "why not", "none, torch alone",
+                 "- `decode` (begun): One sequence.\n- `load`: The start."):  # fmt: skip
         assert part in text
     assert "0.90 to 1.10" not in text  # one turn has no range
 
@@ -266,7 +269,8 @@ def test_the_page_shows_every_row_and_its_verdict() -> None:
 def test_the_page_shows_the_quality_of_both_formats_beside_their_speed() -> None:
     rows = [quality_row("int4, groups of 64, head in int8", 0.0088), quality_row("Q4_0", 0.0311)]
     quality = {"run": "now", "command": "c", "rows": rows}
-    lines = page([Measured(ROWS[0], "now")], runs={"now": facts()}, quality=quality, profiles={}).splitlines()
+    rows_of_page = [Measured(ROWS[0], "now")]
+    lines = page(rows_of_page, runs={"now": facts()}, quality=quality, profiles={}, missing={}).splitlines()
     assert any("| 8.8e-03 / 3.1e-02 |" in line and "1.20 ×" in line for line in lines)
     assert any("8.80e-03" in line and line.endswith("| run 1 |") for line in lines)
 
@@ -288,10 +292,15 @@ def test_quality_is_taken_from_its_page_and_measured_where_that_lacks_it(
     )
     (tmp_path / "quantisation.py").write_text(script, encoding="utf-8")
     monkeypatch.setattr(cpu, "SCRIPTS", tmp_path)
-    found = cpu.measure_quality(cpu.parse_arguments(["--directory", "x"]))["rows"]
+    elsewhere = Report(runs={"1": facts("old")})
+    elsewhere.quality = {"run": "1", "rows": [quality_row("Q4_0", 0.75), quality_row("int8, head in int8", 0.0625)]}
+    elsewhere.write(tmp_path / "cpu_other.json")
+    options = cpu.parse_arguments(["--directory", "x"])
+    found = cpu.measure_quality(options, tmp_path / "cpu_here.json")["rows"]
     by_name = {row["name"]: (row["qualities"]["prose"]["kl_mean"], row["source"]) for row in found}
     assert by_name.pop("Q4_0") == (0.25, "quantisation_cpu_2026-01-02.json, commit abc")
-    ours = [name for name in cpu.QUALITY_FORMATS if name not in cpu.PEER_FORMATS]
+    assert by_name.pop("int8, head in int8") == (0.0625, "cpu_other.json, commit old, on P")
+    ours = [name for name in cpu.QUALITY_FORMATS if name not in (*cpu.PEER_FORMATS, "int8, head in int8")]
     assert by_name == dict.fromkeys(ours, (0.125, "this run"))  # without a peer its formats are not asked for
 
 
@@ -324,6 +333,52 @@ def test_a_later_run_replaces_its_groups_and_keeps_the_others(tmp_path: Path) ->
         third.put(group, ROWS[:1] if group == "decode" else [unknown], "3", list(GROUPS))
     third.write(path)
     assert list(Report.read(path).runs) == ["3"]  # nothing on the page is of the others
+
+
+def measured_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, groups: dict[str, Any], *flags: str) -> Report:
+    """What a run leaves whose groups are stand-ins, and which needs no compiler."""
+    monkeypatch.setattr(cpu, "GROUPS", groups)
+    monkeypatch.setattr(cpu_limits, "compiler", lambda: None)
+    options = cpu.parse_arguments(["--directory", str(tmp_path), "--only", *groups, *flags])
+    path = tmp_path / "cpu.json"
+    done = Report.read(path).groups() if options.resume else set()
+    cpu.measure_groups(options, done, path, "-".join(groups))
+    return Report.read(path)
+
+
+def test_a_run_that_is_cut_off_keeps_its_rows_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(_: Bench) -> Any:
+        yield ROWS[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measured_here(monkeypatch, tmp_path, {"decode": cut_off}, "--commit", "abc", "--note", "On two cores.")
+    report = Report.read(tmp_path / "cpu.json")
+    assert ([measured.row for measured in report.rows], report.groups()) == ([ROWS[0]], set())
+    text = (tmp_path / "cpu.md").read_text(encoding="utf-8")
+    assert "- `decode` (begun): One sequence" in text
+    assert "- `load`: From" in text
+    assert "commit abc;" in text
+    assert "On two cores." in text
+
+    report = measured_here(monkeypatch, tmp_path, {"decode": lambda _: ROWS}, "--resume")
+    assert ([measured.row for measured in report.rows], report.groups()) == (ROWS, {"decode"})
+    assert "`decode` (begun)" not in (tmp_path / "cpu.md").read_text(encoding="utf-8")
+
+
+def test_runs_that_share_a_page_keep_each_other_s_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second run begins, and ends, while the first one measures."""
+
+    def other_run(_: Bench) -> Any:
+        yield ROWS[0]
+        with monkeypatch.context() as inner:
+            measured_here(inner, tmp_path, {"context": lambda _: [dataclasses.replace(ROWS[1], group="context")]})
+        yield ROWS[2]
+
+    report = measured_here(monkeypatch, tmp_path, {"decode": other_run})
+    assert [(measured.row.group, measured.run) for measured in report.rows] == [
+        ("decode", "decode"), ("decode", "decode"), ("context", "context")]  # fmt: skip
+    assert report.groups() == {"decode", "context"}
 
 
 def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
@@ -367,7 +422,8 @@ def test_the_peaks_of_this_machine_are_plausible(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "flags",
-    [["--turns", "0"], ["--turns", "50"], ["--row-seconds", "0"], ["--official-layers", "6", "2"],
+    [["--turns", "0"], ["--turns", "50"], ["--lookup-tokens", "1"], ["--row-seconds", "0"],
+     ["--official-layers", "6", "2"],
      ["--official-prefill-layers", "2", "7"],
      ["--peer-python", "/none"]],
 )  # fmt: skip
