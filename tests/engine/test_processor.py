@@ -256,7 +256,7 @@ def test_models_with_additions_go_their_own_way() -> None:
 @pytest.mark.parametrize("scheme", ["none", "int8", "int4"])
 def test_greedy_text_of_the_demo_model(scheme: Literal["none", "int8", "int4"]) -> None:
     """Where the texts part, the two tokens tie within the rounding of the logits."""
-    loaded = load_model("demo-chat", LoadSettings(quantize=scheme, dtype="bfloat16"))
+    loaded = load_model("demo-chat", LoadSettings(quantize=scheme, dtype="bfloat16", device="cpu"))
     model, step = loaded.model, processor_model(loaded.model)
     assert isinstance(step, ProcessorModel)
     for text in ("你好，请介绍一下你自己。", "Why is the sky blue?", "写一首关于春天的诗。", "1+1等于几？"):

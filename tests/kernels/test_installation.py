@@ -100,6 +100,26 @@ def test_with_a_compiler_the_kernels_are_there(sources: Path, tmp_path: Path) ->
     assert python("-c", WORKS, cwd=tmp_path, **installed) == f"works on {used}\n"
 
 
+def test_the_command_tells_its_flags_and_refuses_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build, "build", lambda: pytest.fail("nothing is to be compiled"))
+    for arguments, code in ((["--help"], 0), (["--nonsense"], 2), (["--if"], 2), (["libbaichuan2_kernels.so"], 2)):
+        with pytest.raises(SystemExit) as ended:
+            build.main(arguments)
+        assert ended.value.code == code
+    said, complaints = capsys.readouterr()
+    assert "--if-needed" in said
+    assert "CC=gcc-12 python -m baichuan2.kernels.build" in said
+    assert "unrecognized arguments: --nonsense" in complaints
+
+
+def test_what_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert build.main([]) == 1
+    assert capsys.readouterr() == ("", "error: no C compiler was found\n")
+
+
 # --- libraries that cannot be used
 
 

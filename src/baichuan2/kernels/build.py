@@ -4,6 +4,7 @@ Needs nothing but Python: the installation runs it by path, before the package c
 `python -m baichuan2.kernels.build`; with `--if-needed` a library of these very sources is kept.
 """
 
+import argparse
 import functools
 import hashlib
 import os
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -149,9 +151,24 @@ def _run(command: list[str]) -> str | None:
     return f"the C compiler failed: {lines[0] if lines else command[0]}"
 
 
-if __name__ == "__main__":
-    if "--if-needed" not in sys.argv[1:] or not LIBRARY.exists() or not is_current(LIBRARY.read_bytes()):
-        found = build()
-        if found is not None:
-            sys.exit(f"error: {found}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m baichuan2.kernels.build",
+        description="Compiles the kernels into the library beside the package and prints where that is.",
+        epilog="example, with another compiler:\n  CC=gcc-12 python -m baichuan2.kernels.build --if-needed",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--if-needed", action="store_true", help="keep a library of these very sources and flags")
+    is_kept = parser.parse_args(arguments).if_needed and LIBRARY.exists() and is_current(LIBRARY.read_bytes())
+    problem = None if is_kept else build()
+    if problem is not None:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
     print(LIBRARY)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,14 +14,19 @@ from pathlib import Path
 
 import torch  # its library of threads must be there first
 
+from baichuan2.errors import SettingsError
 from baichuan2.kernels import build
 
-__all__ = ["LIMIT", "PATH", "Opened", "limit", "num_threads", "opened"]
+__all__ = ["INSTRUCTIONS", "LIMIT", "PATH", "Opened", "limit", "num_threads", "opened"]
 
 LIMIT = "BAICHUAN2_KERNELS"
-"""Environment variable: `off`, or the most of the instruction sets that may be used, by its number."""
+"""Environment variable: `off`, or the most of INSTRUCTIONS that may be used, by its number or its name."""
 PATH = "BAICHUAN2_KERNELS_LIBRARY"
 """Environment variable: a library in the place of the one beside the package, for tests of instrumented ones."""
+INSTRUCTIONS = ("plain C", "AVX2", "AVX-512", "AVX-512 BF16", "AMX BF16")
+"""In the order of the library's numbers."""
+PAUSE, PAUSE_SOFT = "omp_pause_resource_all", 1
+"""Of OpenMP 5.0, which gcc has since version 9."""
 COMPILE = "`python -m baichuan2.kernels.build`"
 ELF_HEADER = struct.Struct("<4sB35xQ10xHHH")
 """Magic, class, offset of the section table, size and number of its entries, of a 64-bit file."""
@@ -37,8 +42,12 @@ class Opened:
 
 @functools.cache
 def opened() -> Opened:
-    """The library, with its remark. Asked once: a process keeps what it found."""
-    if os.environ.get(LIMIT) == "off":
+    """The library, with its remark. Asked once: a process keeps what it found.
+
+    Raises:
+        SettingsError: the environment variable LIMIT names no instruction set.
+    """
+    if _chosen() == "off":
         return Opened(None, f"switched off by {LIMIT}=off")
     return open_library(Path(os.environ.get(PATH) or build.LIBRARY))
 
@@ -46,37 +55,76 @@ def opened() -> Opened:
 @functools.cache
 def limit(most: int) -> int:
     """The number of the last instruction set that may be used, `most` where nothing is said."""
-    value = os.environ.get(LIMIT, "")
-    return min(int(value), most) if value.isdecimal() else most
+    chosen = _chosen()
+    return most if chosen is None or chosen == "off" else min(int(chosen), most)
+
+
+def _chosen() -> str | None:
+    """What LIMIT says: `off`, a number, or None where it is not set; raises SettingsError where it is neither."""
+    value = os.environ.get(LIMIT, "").strip()
+    if not value:
+        return None
+    word = _plain(value)
+    names = [_plain(name) for name in INSTRUCTIONS]
+    if word == "off":
+        chosen = word
+    elif value.isdecimal():
+        chosen = str(min(int(value), len(names) - 1))
+    elif word in names:
+        chosen = str(names.index(word))
+    else:
+        sets = ", ".join(f"{number} ({name})" for number, name in enumerate(INSTRUCTIONS))
+        raise SettingsError(
+            f"{LIMIT}={value}: not known; it must be off, or the number or name of the most that may be used: {sets}"
+        )
+    os.environ[LIMIT] = chosen  # C reads it as well, and knows numbers alone
+    return chosen
+
+
+def _plain(name: str) -> str:
+    """`AVX-512 BF16` and `avx512_bf16` are one."""
+    return "".join(filter(str.isalnum, name)).lower()
 
 
 @dataclass
 class _Threads:
-    """Whether kernels have computed with several threads in this process, and whether it is a fork of one that had."""
+    """What a fork does to the threads of OpenMP: it copies none, and the child would wait for them for ever."""
 
-    were_several: bool = False
+    were_ended: bool = False
     are_lost: bool = False
 
+    def before_fork(self) -> None:
+        self.were_ended = not self.are_lost and _end_threads()
+
     def after_fork(self) -> None:
-        self.are_lost = self.were_several
-        if self.are_lost:  # torch would wait for the same threads, with the first large tensor
-            torch.set_num_threads(1)
+        if not self.were_ended and torch.get_num_threads() > 1:
+            self.are_lost = True
+            torch.set_num_threads(1)  # torch waits for the same threads, with the first large tensor
+
+
+def _end_threads() -> bool:
+    """Ends the threads that wait for work of this one, torch's and ours; the next work starts others.
+
+    False where they cannot be ended: torch is built with other threads than those of OpenMP, or an OpenMP before 5.0.
+    """
+    ours = opened().library if opened.cache_info().currsize else None
+    pauses = [getattr(ctypes.CDLL(torch._C.__file__), PAUSE, None)]
+    if hasattr(ours, PAUSE):  # else it is compiled without threads; where both have one OpenMP, the second ends nothing
+        pauses.append(getattr(ours, PAUSE))
+    return all(pause is not None and pause(PAUSE_SOFT) == 0 for pause in pauses)
 
 
 _threads = _Threads()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.after_fork)
+    os.register_at_fork(before=_threads.before_fork, after_in_child=_threads.after_fork)
 
 
 def num_threads() -> int:
     """How many threads kernels compute with: as many as torch.
 
-    One where this process was forked from one that had several: OpenMP would wait for ever for threads that a fork
-    does not copy.
+    One in a process that was forked, where threads could not be ended before.
     """
-    number = 1 if _threads.are_lost else torch.get_num_threads()
-    _threads.were_several |= number > 1
-    return number
+    return 1 if _threads.are_lost else torch.get_num_threads()
 
 
 def open_library(path: Path) -> Opened:

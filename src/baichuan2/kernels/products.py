@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baichuan2.kernels.library import limit, num_threads, opened
+from baichuan2.kernels.library import INSTRUCTIONS, limit, num_threads, opened
 
 __all__ = [
     "INSTRUCTIONS",
@@ -26,8 +26,6 @@ __all__ = [
     "suits",
 ]
 
-INSTRUCTIONS = ("plain C", "AVX2", "AVX-512", "AVX-512 BF16", "AMX BF16")
-"""In the order of the library's numbers."""
 MOST_ROWS = 64
 """Rows of inputs up to which the products beat computing the weight once."""
 MOST_ROWS_OF_TILES = 256
