@@ -3,8 +3,9 @@
     python benchmarks/cpu_models.py --list
     python benchmarks/cpu_models.py --directory /path/with/room 7b-int4-g64 7b-Q4_0
 
-Codes are drawn anew for every tensor and written directly in their format, so no 16-bit checkpoint is needed (its 15 GB
-would have to be written and read again). Scales are such that activations keep a sane size and logits are finite. What
+Codes are random and written directly in their format, so no 16-bit checkpoint is needed (its 15 GB would have to be
+written and read again). Numbers are drawn once, and each tensor has them from a place of its own on; drawing all of
+them would take longer than to write them. Scales are such that activations keep a sane size and logits are finite. What
 is there already is left alone. `benchmarks/cpu.py` calls this for the models that it lacks.
 """
 
@@ -43,10 +44,42 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 WEIGHT_RMS = 0.02  # as at the start of training: products of rows of unit size then have about unit size
 SHARD_BYTES = 1 << 30
+POOL = (1 << 25) + 4  # bytes that are drawn; no multiple of a row
 RMS_OF_CODES = {"int8": 0.58, "int4": 0.55}  # of random codes, as a part of the scale
 INT8_HEAD = "-head8"
 INT4_HEAD = "-head4"
 PEER_FORMATS = ("Q4_0", "Q4_K_M", "Q8_0")
+
+
+class Randomness:
+    """Random bytes and numbers, drawn once; what is taken begins at a random place and goes round."""
+
+    def __init__(self) -> None:
+        self._generator = np.random.Generator(np.random.SFC64(0))
+        self._bytes = np.frombuffer(self._generator.bytes(POOL), np.uint8)
+        self._numbers: dict[tuple[torch.dtype, float, float], Tensor] = {}
+
+    def take_bytes(self, count: int) -> np.ndarray:
+        """Evenly spread ones (count,), uint8."""
+        return self._take(self._bytes, count)
+
+    def take_numbers(self, count: int, dtype: torch.dtype, low: float, high: float) -> Tensor:
+        """Evenly spread numbers (count,), of a type of 16 bits."""
+        key = (dtype, low, high)
+        if key not in self._numbers:
+            # evenly spread numbers are drawn several times faster than normal ones
+            drawn = self._generator.random(POOL // 4, np.float32)
+            self._numbers[key] = torch.from_numpy(drawn).mul_(high - low).add_(low).to(dtype).view(torch.int16)
+        return torch.from_numpy(self._take(self._numbers[key].numpy(), count)).view(dtype)
+
+    def _take(self, pool: np.ndarray, count: int) -> np.ndarray:
+        found = np.empty(count, pool.dtype)
+        start, filled = int(self._generator.integers(len(pool))), 0
+        while filled < count:
+            part = pool[start : start + count - filled]
+            found[filled : filled + len(part)] = part
+            start, filled = 0, filled + len(part)
+        return found
 
 
 def names() -> list[str]:
@@ -71,12 +104,12 @@ def ensure(directory: Path, name: str, *, layers: int | None = None) -> Path:
     if unfinished.is_dir():
         shutil.rmtree(unfinished)
     print(f"writing {target}", file=sys.stderr, flush=True)
-    generator = np.random.Generator(np.random.SFC64(0))
+    randomness = Randomness()
     if is_file:
-        _write_gguf(unfinished, shape, format_name, generator)
+        _write_gguf(unfinished, shape, format_name, randomness)
     else:
         unfinished.mkdir(parents=True)
-        _write_folder(unfinished, shape, format_name, generator)
+        _write_folder(unfinished, shape, format_name, randomness)
     unfinished.rename(target)
     return target
 
@@ -132,7 +165,7 @@ def spec_of(format_name: str) -> QuantizationSpec | None:
     return QuantizationSpec(format=kind, group_size=int(group or 0), codebook=codebook, head=head)
 
 
-def _write_folder(folder: Path, shape: dict[str, Any], format_name: str, generator: np.random.Generator) -> None:
+def _write_folder(folder: Path, shape: dict[str, Any], format_name: str, randomness: Randomness) -> None:
     is_official = format_name == "official4"
     dtype = "float16" if is_official else "bfloat16"
     config = BaichuanConfig(dtype=dtype, torch_dtype=dtype, architectures=["BaichuanForCausalLM"], **shape)
@@ -143,10 +176,10 @@ def _write_folder(folder: Path, shape: dict[str, Any], format_name: str, generat
             place_layers(model, spec)
     state = model.state_dict()
     if is_official:
-        _write_official(folder, config, state, generator)
+        _write_official(folder, config, state, randomness)
         quantization: dict[str, Any] | None = {"bnb_4bit_compute_dtype": "float16", **LIBRARY_FIELDS}
     else:
-        _write_shards(folder, state, spec, generator)
+        _write_shards(folder, state, spec, randomness)
         quantization = None if spec is None else spec.to_dict()
     config.save_pretrained(folder)
     fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -157,7 +190,7 @@ def _write_folder(folder: Path, shape: dict[str, Any], format_name: str, generat
 
 
 def _write_shards(
-    folder: Path, state: dict[str, Tensor], spec: QuantizationSpec | None, generator: np.random.Generator
+    folder: Path, state: dict[str, Tensor], spec: QuantizationSpec | None, randomness: Randomness
 ) -> None:
     weight_map: dict[str, str] = {}
     shard: dict[str, Tensor] = {}
@@ -179,33 +212,32 @@ def _write_shards(
             width = state[name.replace("scales", "codes")].shape[1] * (2 if kind == "int4" else 1)
             rms = width**-0.5 if is_head else WEIGHT_RMS
             mean = rms / RMS_OF_CODES[str(kind)]
-            shard[name] = (torch.from_numpy(generator.random(tuple(tensor.shape), np.float32)) + 0.5).mul_(mean).half()
+            scales = randomness.take_numbers(tensor.numel(), torch.float16, 0.5 * mean, 1.5 * mean)
+            shard[name] = scales.view(tensor.shape)
         elif name.endswith("weight_codes"):
-            shard[name] = _random_codes(tensor, generator)
+            shard[name] = _random_codes(tensor, randomness)
         else:
-            shard[name] = _random_numbers(name, tensor.shape, torch.bfloat16, generator)
+            shard[name] = _random_numbers(name, tensor.shape, torch.bfloat16, randomness)
     write()
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
 
 
-def _write_official(
-    folder: Path, config: BaichuanConfig, state: dict[str, Tensor], generator: np.random.Generator
-) -> None:
+def _write_official(folder: Path, config: BaichuanConfig, state: dict[str, Tensor], randomness: Randomness) -> None:
     """The one file of an official 4-bit folder; all of it is in memory for a moment."""
     content: dict[str, Any] = {}
     quantized = {f"{name}.weight" for name in quantizable_shapes(config)}
     for name, tensor in state.items():
         if name not in quantized:
-            values = _random_numbers(name, tensor.shape, torch.float16, generator)
+            values = _random_numbers(name, tensor.shape, torch.float16, randomness)
             content[name] = torch.nn.Parameter(values, requires_grad=False)
             continue
         num_blocks = tensor.numel() // 64
         stored = NF4Tensor(
-            codes=torch.from_numpy(np.frombuffer(generator.bytes(tensor.numel() // 2), np.uint8).copy()),
+            codes=torch.from_numpy(randomness.take_bytes(tensor.numel() // 2)),
             shape=(tensor.shape[0], tensor.shape[1]),
             dtype=torch.float16,
-            absmax=torch.from_numpy(np.frombuffer(generator.bytes(num_blocks), np.uint8).copy()),
+            absmax=torch.from_numpy(randomness.take_bytes(num_blocks)),
             offset=torch.tensor(2 * WEIGHT_RMS),
             nested_absmax=torch.full((-(-num_blocks // NESTED_BLOCK_SIZE),), WEIGHT_RMS),
             nested_code=DYNAMIC_CODE.clone(),
@@ -213,30 +245,30 @@ def _write_official(
         )
         content[name + CODES_SUFFIX] = stored.codes.view(-1, 1)
         content[name + STATE_SUFFIX] = write_quant_state(stored)
-    torch.save(content, folder / "pytorch_model.bin")
+    with_sums = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)  # most of the time is theirs, and nothing checks them when loading
+    try:
+        torch.save(content, folder / "pytorch_model.bin")
+    finally:
+        torch.serialization.set_crc32_options(with_sums)
 
 
-def _random_codes(like: Tensor, generator: np.random.Generator) -> Tensor:
+def _random_codes(like: Tensor, randomness: Randomness) -> Tensor:
     """Random bytes in the shape and type of `like`; int8 without -128, which rounding never makes."""
-    values = torch.from_numpy(np.frombuffer(generator.bytes(like.numel()), np.uint8).copy()).view(like.dtype)
+    values = torch.from_numpy(randomness.take_bytes(like.numel())).view(like.dtype)
     if like.dtype == torch.int8:
         values.clamp_(min=-127)
     return values.view(like.shape)
 
 
-def _random_numbers(name: str, shape: torch.Size, dtype: torch.dtype, generator: np.random.Generator) -> Tensor:
+def _random_numbers(name: str, shape: torch.Size, dtype: torch.dtype, randomness: Randomness) -> Tensor:
     if name.endswith("norm.weight"):
         return torch.ones(shape, dtype=dtype)
-    # evenly spread numbers of the same size are drawn several times faster than normal ones
-    width = WEIGHT_RMS * 12**0.5
-    found = torch.empty(shape, dtype=dtype)
-    for start in range(0, shape[0], 4096):
-        rows = found[start : start + 4096]
-        rows.copy_(torch.from_numpy(generator.random(tuple(rows.shape), np.float32)).sub_(0.5).mul_(width))
-    return found
+    most = WEIGHT_RMS * 3**0.5
+    return randomness.take_numbers(shape.numel(), dtype, -most, most).view(shape)
 
 
-def _write_gguf(path: Path, shape: dict[str, Any], format_name: str, generator: np.random.Generator) -> None:
+def _write_gguf(path: Path, shape: dict[str, Any], format_name: str, randomness: Randomness) -> None:
     """A file of llama.cpp's `baichuan` architecture (RoPE with 32 layers, ALiBi with 40), else of its `llama`."""
     import gguf
 
@@ -262,7 +294,7 @@ def _write_gguf(path: Path, shape: dict[str, Any], format_name: str, generator: 
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for _name, sizes, kind in tensors:
-        writer.write_tensor_data(_random_blocks(sizes, kind, generator))
+        writer.write_tensor_data(_random_blocks(sizes, kind, randomness))
     writer.close()
 
 
@@ -312,7 +344,7 @@ def _that_fits(kind: Any, width: int) -> Any:
     return in_place[kind] if kind in in_place and width % GGML_QUANT_SIZES[kind][0] else kind
 
 
-def _random_blocks(sizes: tuple[int, ...], kind: Any, generator: np.random.Generator) -> np.ndarray:
+def _random_blocks(sizes: tuple[int, ...], kind: Any, randomness: Randomness) -> np.ndarray:
     """Random codes under scales that give the weights the size of ours."""
     import gguf
 
@@ -328,9 +360,9 @@ def _random_blocks(sizes: tuple[int, ...], kind: Any, generator: np.random.Gener
     }[kind.name]
     block_size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     num_blocks = int(np.prod(sizes)) // block_size
-    blocks = np.frombuffer(generator.bytes(num_blocks * block_bytes), np.uint8).copy().reshape(num_blocks, block_bytes)
-    for offset, value in numbers.items():
-        blocks[:, offset : offset + 2] = np.frombuffer(np.float16(value).tobytes(), np.uint8)
+    blocks = randomness.take_bytes(num_blocks * block_bytes)
+    for offset, value in numbers.items():  # blocks and places of scales are even
+        blocks.view(np.float16).reshape(num_blocks, block_bytes // 2)[:, offset // 2] = value
     return blocks.reshape(*sizes[:-1], -1)
 
 
