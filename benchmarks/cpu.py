@@ -126,9 +126,15 @@ def main() -> int:
         return 2
     options.directory.mkdir(parents=True, exist_ok=True)
     run = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    facts = measure_groups(options, report.groups() if options.resume else set(), path, run)
+    missing: list[str] = []
     if wants_quality(options, report):
-        found = measure_quality(options, path)
+        known, missing = known_formats(options, path)
+        with updated(path) as report:
+            if not (missing and report.quality.get("rows")):
+                report.quality = {"rows": known, **({"reason": f"not yet {', '.join(missing)}"} if missing else {})}
+    facts = measure_groups(options, report.groups() if options.resume else set(), path, run)
+    if missing:
+        found = measure_quality(options, known, missing)
         with updated(path) as report:
             report.quality = {"run": run, **found}
             report.runs[run] = facts
@@ -311,22 +317,29 @@ def commit() -> str:
 def wants_quality(options: argparse.Namespace, report: Report) -> bool:
     """Whether the formats' quality is to be measured now."""
     is_chosen = not options.only or QUALITY in options.only
-    return is_chosen and not options.no_quality and not (options.resume and bool(report.quality.get("rows")))
+    is_there = bool(report.quality.get("rows")) and "reason" not in report.quality
+    return is_chosen and not options.no_quality and not (options.resume and is_there)
 
 
-def measure_quality(options: argparse.Namespace, path: Path) -> dict[str, Any]:
-    """KL of the same formats on the demo model: from the latest page of `quantisation.py`, from those of other
-    processors, and by `quantisation.py` what is missing; for the report `path`.
+def known_formats(options: argparse.Namespace, path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """KL of the same formats on the demo model as far as it is known, for the report `path`; which are to be measured.
 
-    "rows", each with its "source"; "reason" why some are missing, if any are.
+    From the latest page of `quantisation.py` and from those of other processors; each row has its "source".
     """
     known = {} if options.quality_anew else {**quality_elsewhere(SCRIPTS, path), **known_quality(SCRIPTS)}
     wanted = [name for name in QUALITY_FORMATS if name not in known]
-    rows = [known[name] for name in QUALITY_FORMATS if name in known]
     if options.peer_python is None:
         wanted = [name for name in wanted if name not in PEER_FORMATS]
-    if not wanted:
-        return {"rows": rows}
+    return [known[name] for name in QUALITY_FORMATS if name in known], wanted
+
+
+def measure_quality(
+    options: argparse.Namespace, rows: Sequence[dict[str, Any]], wanted: Sequence[str]
+) -> dict[str, Any]:
+    """KL of the formats `wanted`, by `quantisation.py`, after the `rows` that are known.
+
+    "rows", each with its "source"; "reason" why some are missing, if any are.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(SCRIPTS / "quantisation.py"), "--output", folder, "--accuracy-questions", "1",
                    "--threads", str(options.threads), "--only", *wanted]  # fmt: skip
@@ -337,9 +350,9 @@ def measure_quality(options: argparse.Namespace, path: Path) -> dict[str, Any]:
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
                                   timeout=QUALITY_SECONDS)  # fmt: skip
         except subprocess.TimeoutExpired:
-            return {"rows": rows, "reason": f"the others took more than {QUALITY_SECONDS} s"}
+            return {"rows": list(rows), "reason": f"the others took more than {QUALITY_SECONDS} s"}
         if done.returncode != 0:
-            return {"rows": rows, "reason": " ".join(done.stdout.strip().splitlines()[-1:])}
+            return {"rows": list(rows), "reason": " ".join(done.stdout.strip().splitlines()[-1:])}
         new = known_quality(Path(folder))
     return {"rows": [*rows, *({**row, "source": "this run"} for name, row in new.items() if name in wanted)]}
 

@@ -148,7 +148,7 @@ def _quality(quality: Mapping[str, Any], numbers: Mapping[str, str]) -> list[str
     lines = ["## Quality of the same formats", ""]
     if not quality.get("rows"):
         return [*lines, f"Not measured: {quality.get('reason', 'left out')}.", ""]
-    run = f"run {numbers[quality['run']]}"
+    run = f"run {numbers[quality['run']]}" if "run" in quality else ""
     header = ("engine", "format", "bits (linear)", "bits (all)", "KL", "KL, replies", "KL, prose", "top-1", "measured")
     cells_of = [
         [row["engine"], row["name"], f"{row['linear_bits']:.3f}", f"{row['all_bits']:.3f}",

@@ -296,7 +296,7 @@ def test_quality_is_taken_from_its_page_and_measured_where_that_lacks_it(
     elsewhere.quality = {"run": "1", "rows": [quality_row("Q4_0", 0.75), quality_row("int8, head in int8", 0.0625)]}
     elsewhere.write(tmp_path / "cpu_other.json")
     options = cpu.parse_arguments(["--directory", "x"])
-    found = cpu.measure_quality(options, tmp_path / "cpu_here.json")["rows"]
+    found = cpu.measure_quality(options, *cpu.known_formats(options, tmp_path / "cpu_here.json"))["rows"]
     by_name = {row["name"]: (row["qualities"]["prose"]["kl_mean"], row["source"]) for row in found}
     assert by_name.pop("Q4_0") == (0.25, "quantisation_cpu_2026-01-02.json, commit abc")
     assert by_name.pop("int8, head in int8") == (0.0625, "cpu_other.json, commit old, on P")
