@@ -28,6 +28,10 @@ BYTE_UNITS: dict[str, int] = {
     **{unit: 1000**power for power, unit in enumerate(("b", "kb", "mb", "gb", "tb"))},
     **{unit: 1024**power for power, unit in enumerate(("kib", "mib", "gib", "tib"), start=1)},
 }
+KV_CACHE_HELP = (
+    "numbers of the key/value cache; same: those of the model; int8: 8 bits, about half the memory of 16, and next "
+    "to no loss"
+)
 KIND_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -168,6 +172,7 @@ class PlanSettings:
         None, "tokens of prompt and reply together; not given: as many as the model takes", minimum=1, metavar="N"
     )
     batch: int = setting(1, "conversations at once", minimum=1, maximum=65_536, metavar="N")
+    kv_cache: Literal["same", "int8"] = setting("same", KV_CACHE_HELP)
     memory: str | None = setting(
         None, "plan for this much main memory, such as 16GB or 16GiB, in place of this machine", metavar="SIZE"
     )
@@ -301,11 +306,7 @@ class SamplingSettings:
         maximum=63,
         metavar="N",
     )
-    kv_cache: Literal["same", "int8"] = setting(
-        "same",
-        "numbers of the key/value cache; same: those of the model; int8: 8 bits, about half the memory of 16, and next "
-        "to no loss",
-    )
+    kv_cache: Literal["same", "int8"] = setting("same", KV_CACHE_HELP)
 
     def __post_init__(self) -> None:
         check_bounds(self)

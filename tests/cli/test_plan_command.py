@@ -47,6 +47,23 @@ def test_table_for_a_given_size(capsys):
     assert max(map(len, out.splitlines())) <= 100
 
 
+def test_keys_and_values_in_8_bits(capsys):
+    """A code of one byte for each number, a scale of 4 bytes for the 128 of a head."""
+    assert main(["plan", "13B", "--memory", "16GiB", "--context", "2048", "--kv-cache", "int8"]) == 0
+    table = rows(capsys.readouterr().out)
+    assert table["KV cache (int8)"] == ["865.1 MB"] * 5
+    assert table["all weights"] == ["55.6 GB", "27.8 GB", "15.2 GB", "9.7 GB", "9.1 GB"]
+    assert main(["plan", "13B", "--memory", "16GiB", "--context", "2048", "--kv-cache", "int8", "--json"]) == 0
+    for row in json.loads(capsys.readouterr().out)["precisions"]:
+        assert (row["kv_cache"], row["cache"]) == ("int8", 2 * 40 * 2048 * 40 * (128 + 4))
+    longest = []
+    for numbers in ("same", "int8"):
+        assert main(["plan", "7B", "--gpu", "16GB", "--batch", "4", "--json", "--kv-cache", numbers]) == 0
+        by_name = {row["precision"]: row for row in json.loads(capsys.readouterr().out)["precisions"]}
+        longest.append(by_name["int8"]["fits"]["gpu"]["largest_context"])
+    assert longest[1] > 1.3 * longest[0]
+
+
 def test_table_in_chinese(capsys):
     assert main(["plan", "7B", "--memory", "8GB", "--language", "zh"]) == 0
     out = capsys.readouterr().out
@@ -88,6 +105,7 @@ def test_the_embedded_model_by_name_and_by_default(capsys, monkeypatch):
         (["7B", "--memory", "0GB"], "--memory: a size is a number with a unit"),
         (["7B", "--context", "0"], "--context must lie in [1, inf], got 0"),
         (["7B", "--context", "4097"], "--context 4097: this model takes at most 4096 tokens"),
+        (["7B", "--kv-cache", "4"], "--kv-cache"),
         (["7B", "--batch", "x"], "--batch: must be a whole number"),
         (["7B", "13B"], "unrecognized arguments: 13B"),
         (["7B", "--revision", "v2", "--nonsense"], "unrecognized arguments: --nonsense"),

@@ -10,7 +10,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from baichuan2.engine import cache as cache_module
-from baichuan2.engine.cache import new_cache
+from baichuan2.engine.cache import GrowingLayer, new_cache
+from baichuan2.engine.quantized_cache import Int8Layer
 from baichuan2.model import cost
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
@@ -151,20 +152,23 @@ class PeakBytes(TorchDispatchMode):
         self.live -= num_bytes
 
 
+@pytest.mark.parametrize("is_int8", [False, True], ids=["same", "int8"])
 @pytest.mark.parametrize("lengths", [[1024], [512, 300]], ids=["one prompt", "two lengths"])
 @pytest.mark.parametrize("size", SIZES)
-def test_scratch_covers_the_fullest_moment_and_little_more(size: Size, lengths: list[int]) -> None:
+def test_scratch_covers_the_fullest_moment_and_little_more(size: Size, lengths: list[int], is_int8: bool) -> None:
     changes: dict[str, Any] = {"hidden_size": 320, "num_attention_heads": 5, "intermediate_size": 832}
     model = tiny_model(size, num_hidden_layers=4, **changes).bfloat16()
     ids, mask = left_padded([[200] * length for length in lengths])
     attention_mask = mask if len(lengths) > 1 else None
     with torch.inference_mode():
         model.lm_head.normalized_weight()  # counted for itself
-        cache = new_cache()
+        cache = new_cache(Int8Layer if is_int8 else GrowingLayer)
         with PeakBytes() as measured:
             model(input_ids=ids, attention_mask=attention_mask, past_key_values=cache, logits_to_keep=1)
     longest, batch = max(lengths), len(lengths)
-    estimate = cost.cache_bytes(model.config, longest, batch) + cost.scratch_bytes(model.config, longest, batch)
+    bits = cost.int8_cache_bits(model.config) if is_int8 else 16
+    scratch = cost.scratch_bytes(model.config, longest, batch, is_int8_cache=is_int8)
+    estimate = cost.cache_bytes(model.config, longest, batch, bits=bits) + scratch
     assert measured.peak <= estimate <= 1.3 * measured.peak
 
 

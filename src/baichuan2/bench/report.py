@@ -23,7 +23,7 @@ from baichuan2.bench.report_text import WINDOW_TOKENS, ReportText, built_in_text
 from baichuan2.checkpoints.load import load_model, read_config, read_generation_config, read_tokenizer
 from baichuan2.checkpoints.locate import locate
 from baichuan2.checkpoints.memory import main_memory
-from baichuan2.checkpoints.plan import estimate
+from baichuan2.checkpoints.plan import FLOAT_BITS, estimate
 from baichuan2.checkpoints.shards import find_weight_files
 from baichuan2.errors import CheckpointError, MemoryShortageError, SettingsError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
@@ -236,7 +236,7 @@ class _Job:
         """
         if self.reference is None:
             return Forecast(seconds=0, memory=find_weight_files(self.folders[0][1]).num_bytes, disk=0, scratch=scratch)
-        stored = self.reference_name if self.reference_name in ("float32", "float16", "bfloat16") else "bfloat16"
+        stored = self.reference_name if self.reference_name in FLOAT_BITS else "bfloat16"
         own, wide = self._held(stored), self._held("float32")
         beside = 4 * 4 * BLOCK_ELEMENTS + estimate(self.config, stored, context=WINDOW_TOKENS, batch=BATCH_SIZE).scratch
         free = main_memory().free

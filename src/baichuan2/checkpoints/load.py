@@ -37,7 +37,7 @@ from baichuan2.model.quantizer import place_layers, quantizable_shapes, quantize
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
 from baichuan2.quantization.apply import default_spec
 from baichuan2.quantization.bnb_library import bitsandbytes_library
-from baichuan2.quantization.freed_memory import is_mapped_from_file, release_pages
+from baichuan2.quantization.freed_memory import release_if_mapped
 from baichuan2.quantization.linear import Int8Embedding
 from baichuan2.quantization.scheme import QuantizationSpec
 from baichuan2.settings import LoadSettings
@@ -246,8 +246,7 @@ def _with_fewer_bits(model: BaichuanForCausalLM, settings: LoadSettings, watch: 
 
     def done(layer: nn.Linear) -> None:
         nonlocal num_done
-        if is_mapped_from_file(layer.weight):
-            release_pages(layer.weight)
+        release_if_mapped(layer.weight)
         num_done += 1
         if watch is not None:
             watch(num_done, total)
@@ -274,8 +273,7 @@ def _convert(model: BaichuanForCausalLM, settings: LoadSettings) -> None:
         if is_plain and parameter.dtype != dtype and parameter.is_floating_point():
             old = parameter.data
             parameter.data = old.to(dtype)
-            if is_mapped_from_file(old):
-                release_pages(old)
+            release_if_mapped(old)
     for module in model.modules():
         if isinstance(module, Int8Embedding):
             module.dtype = dtype
@@ -286,8 +284,7 @@ def _settle(model: BaichuanForCausalLM) -> None:
     """Scales the head now, and takes its weight as it was out of memory; it stays mapped for who saves the model."""
     if isinstance(model.lm_head, NormHead):
         model.lm_head.hold()
-        if is_mapped_from_file(model.lm_head.weight):
-            release_pages(model.lm_head.weight)
+        release_if_mapped(model.lm_head.weight)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from baichuan2.model.cost import (
     CACHE_BLOCK,
     cache_bytes,
     head_copy_bytes,
+    int8_cache_bits,
     num_parameters,
     scratch_bytes,
     weight_bytes,
@@ -36,8 +37,9 @@ from baichuan2.quantization.scheme import (
 )
 from baichuan2.settings import PlanSettings, parse_bytes
 
-__all__ = ["PRECISIONS", "Estimate", "Fit", "Plan", "check_fits", "estimate", "make_plan", "plan_model"]
+__all__ = ["FLOAT_BITS", "PRECISIONS", "Estimate", "Fit", "Plan", "check_fits", "estimate", "make_plan", "plan_model"]
 
+CacheNumbers = Literal["same", "int8"]
 Verdict = Literal["fits", "tight", "disk", "no", "unknown"]
 
 FLOAT_BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
@@ -74,13 +76,14 @@ class Estimate:
     """The memory of a model that answers, in bytes by part.
 
     The weights: `embedding`, `attention`, `mlp`, `norms`, `head`. Beside them: `head_copy`, the normalised rows of the
-    head; `cache`, keys and values of `batch` conversations of `context` tokens; `scratch`, what one pass over a prompt
-    of that length holds at its fullest; `runtime`, the program itself.
+    head; `cache`, keys and values of `batch` conversations of `context` tokens in the numbers `kv_cache`; `scratch`,
+    what one pass over a prompt of that length holds at its fullest; `runtime`, the program itself.
     """
 
     precision: str
     context: int
     batch: int
+    kv_cache: CacheNumbers
     embedding: int
     attention: int
     mlp: int
@@ -153,12 +156,14 @@ def estimate(
     batch: int = 1,
     head: HeadFormat | None = None,
     quantizes_embedding: bool = False,
+    kv_cache: CacheNumbers = "same",
 ) -> Estimate:
     """The memory of `config` at a precision: one of `PRECISIONS`, float16, or a scheme.
 
-    `context`: tokens of prompt and reply, None for as many as the model takes; `batch`: conversations at once.
-    In a quantised model embedding, norms and head have 16 bits, unless they are quantised as well: the head to the
-    format `head`, the embedding to int8. A quantised head is stored normalised, so that no copy stands beside it.
+    `context`: tokens of prompt and reply, None for as many as the model takes; `batch`: conversations at once;
+    `kv_cache`: the numbers of the cache. In a quantised model embedding, norms and head have 16 bits, unless they are
+    quantised as well: the head to the format `head`, the embedding to int8. A quantised head is stored normalised, so
+    that no copy stands beside it.
 
     Raises:
         SettingsError: there is no such precision.
@@ -179,14 +184,18 @@ def estimate(
         norm_bits=bits,
         head_bits=bits if head_scheme is None else head_scheme.bits_per_weight(config.hidden_size),
     )
+    is_int8_cache = kv_cache == "int8"
     return Estimate(
         precision=precision.format if isinstance(precision, Scheme) else precision,
         context=context,
         batch=batch,
+        kv_cache=kv_cache,
         **asdict(parts),
         head_copy=head_copy_bytes(config, bits) if head_scheme is None else 0,
-        cache=cache_bytes(config, context, batch, bits=bits),
-        scratch=scratch_bytes(config, context, batch, bits=bits, is_quantized=is_quantized),
+        cache=cache_bytes(config, context, batch, bits=int8_cache_bits(config) if is_int8_cache else bits),
+        scratch=scratch_bytes(
+            config, context, batch, bits=bits, is_quantized=is_quantized, is_int8_cache=is_int8_cache
+        ),
         runtime=RUNTIME_BYTES,
     )
 
@@ -200,6 +209,7 @@ def make_plan(
     batch: int = 1,
     stored: str | None = None,
     spec: QuantizationSpec | None = None,
+    kv_cache: CacheNumbers = "same",
 ) -> Plan:
     """The plan of a model called `name` for the places `where`; `stored` is the precision of its files.
 
@@ -215,11 +225,10 @@ def make_plan(
     precisions = ["float16" if stored == "float16" and item == "bfloat16" else item for item in PRECISIONS]
 
     def estimate_of(precision: str, tokens: int | None) -> Estimate:
+        of_all = partial(estimate, config, context=tokens, batch=batch, kv_cache=kv_cache)
         if spec is None or precision != stored:
-            return estimate(config, precision, context=tokens, batch=batch)
-        quantizes_embedding = spec.embedding is not None
-        scheme, head = spec.scheme, spec.head
-        return estimate(config, scheme, context=tokens, batch=batch, head=head, quantizes_embedding=quantizes_embedding)
+            return of_all(precision)
+        return of_all(spec.scheme, head=spec.head, quantizes_embedding=spec.embedding is not None)
 
     estimates = tuple(estimate_of(item, context) for item in precisions)
     fits = []
@@ -285,7 +294,14 @@ def plan_model(settings: PlanSettings) -> Plan:
         size = parse_bytes(settings.memory)
         where.append(Place("cpu", "main", size, size, is_live=False))
     return make_plan(
-        config, name, where or places(), context=settings.context, batch=settings.batch, stored=stored, spec=spec
+        config,
+        name,
+        where or places(),
+        context=settings.context,
+        batch=settings.batch,
+        stored=stored,
+        spec=spec,
+        kv_cache=settings.kv_cache,
     )
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from baichuan2.errors import CheckpointError
-from baichuan2.quantization.freed_memory import is_mapped_from_file, release_pages
+from baichuan2.quantization.freed_memory import release_if_mapped
 
 __all__ = [
     "WeightFiles",
@@ -226,8 +226,8 @@ def check_values(model: nn.Module, files: WeightFiles, looked_up: nn.Module | No
                 f"{files.file_of(name)}: {name} holds NaN or infinite numbers: the file is damaged, or its training "
                 f"went wrong; {DOWNLOAD_AGAIN}"
             )
-        if any(values is row for row in rows) and is_mapped_from_file(values):
-            release_pages(values)
+        if any(values is row for row in rows):
+            release_if_mapped(values)
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from baichuan2.model.float32_buffers import Float32Buffers
+from baichuan2.quantization.uncast_buffers import UncastBuffers
 
 # a block of bias rows may take this many bytes in float32, all heads and all padded inputs of a batch together
 BLOCK_BYTES = 32 * 2**20
@@ -34,7 +34,7 @@ def alibi_slopes(num_heads: int) -> list[float]:
     return slopes
 
 
-class BaichuanAlibi(Float32Buffers):
+class BaichuanAlibi(UncastBuffers):
     """Holds the slopes as a buffer that moves with the model and is never saved."""
 
     slopes: Tensor  # (H,) float32

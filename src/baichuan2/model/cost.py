@@ -18,6 +18,7 @@ __all__ = [
     "cache_bytes_per_token",
     "flops_per_token",
     "head_copy_bytes",
+    "int8_cache_bits",
     "layer_matrices",
     "num_parameters",
     "scratch_bytes",
@@ -119,6 +120,11 @@ def head_copy_bytes(config: BaichuanConfig, head_bits: float = 16) -> int:
     return _bytes(config.vocab_size * config.hidden_size, head_bits) if config.normalized_head else 0
 
 
+def int8_cache_bits(config: BaichuanConfig) -> float:
+    """Bits for each number of a cache in 8 bits: its code, and its share of the float32 scale of a token's head."""
+    return 8 + 8 * FLOAT32_BYTES / config.head_dim
+
+
 def cache_bytes_per_token(config: BaichuanConfig, bits: float = 16) -> int:
     """Bytes of the keys and values that one token leaves in the cache, all layers together."""
     return _bytes(2 * config.num_hidden_layers * config.hidden_size, bits)
@@ -141,12 +147,19 @@ def flops_per_token(config: BaichuanConfig, context: int = 0) -> int:
 
 
 def scratch_bytes(
-    config: BaichuanConfig, num_tokens: int, batch: int = 1, *, bits: int = 16, is_quantized: bool = False
+    config: BaichuanConfig,
+    num_tokens: int,
+    batch: int = 1,
+    *,
+    bits: int = 16,
+    is_quantized: bool = False,
+    is_int8_cache: bool = False,
 ) -> int:
     """Bytes beside weights and cache while a prompt of `num_tokens` tokens is read in one pass, and one token chosen.
 
     `bits`: width of the activations. `is_quantized`: one matrix at a time is widened to that for its product, as
-    bitsandbytes does; our own layers widen less, in blocks of rows. Only the last place of each prompt gets logits.
+    bitsandbytes does; our own layers widen less, in blocks of rows. `is_int8_cache`: keys and values of one layer at a
+    time become numbers of that width again. Only the last place of each prompt gets logits.
     """
     width = bits // 8
     hidden, inner = config.hidden_size, config.intermediate_size
@@ -162,7 +175,9 @@ def scratch_bytes(
         # input, normed copy, packed projection, the mixed values in blocks and whole; a block of the position bias in
         # float32 and in the width of the model
         bias = min(BLOCK_BYTES, FLOAT32_BYTES * batch * config.num_attention_heads * num_tokens**2)
-        layer = max(layer, width * 7 * hidden * places + bias + bias // 2)
+        layer = max(layer, width * (9 if is_int8_cache else 7) * hidden * places + bias + bias // 2)
+    if is_int8_cache:  # the values on their way from codes, by two float32 copies, beside the keys
+        layer = max(layer, (width * 8 + FLOAT32_BYTES * 2) * hidden * places)
     mask = batch * num_tokens**2 if batch > 1 else 0  # prompts of different lengths: boolean, by rows
     # a full cache moves layer by layer into larger buffers; that happens while tokens are chosen, not in the prompt
     moving = 2 * width * hidden * places

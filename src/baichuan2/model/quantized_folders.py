@@ -34,7 +34,7 @@ from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.quantizer import quantizable_shapes
 from baichuan2.quantization.bnb_layout import SCALES, STATE, read_nf4
 from baichuan2.quantization.bnb_library import bitsandbytes_library
-from baichuan2.quantization.freed_memory import is_mapped_from_file, release_pages
+from baichuan2.quantization.freed_memory import release_if_mapped
 from baichuan2.quantization.linear import nf4_buffers
 from baichuan2.quantization.nf4 import NF4Tensor
 from baichuan2.quantization.official_4bits import CODES_SUFFIX, STATE_SUFFIX, read_quant_state, stored_tensor
@@ -279,8 +279,7 @@ def _check_plain(name: str, plain: dict[str, Tensor], expected: Mapping[str, Ten
         for part in torch.split(values.reshape(-1), VALUES_AT_A_TIME):
             if not torch.isfinite(part.sum()) and not bool(torch.isfinite(part).all()):
                 raise CheckpointError(f"{name}: {key} holds NaN or infinite numbers: the file is damaged")
-        if is_mapped_from_file(values):
-            release_pages(values)
+        release_if_mapped(values)
 
 
 Reader = Callable[[str, Mapping[str, Any], BaichuanConfig], tuple[dict[str, Tensor], dict[str, NF4Tensor]]]

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 from baichuan2.model.configuration_baichuan import BaichuanConfig
-from baichuan2.model.float32_buffers import Float32Buffers
+from baichuan2.quantization.uncast_buffers import UncastBuffers
 
 
-class BaichuanRotaryEmbedding(Float32Buffers):
+class BaichuanRotaryEmbedding(UncastBuffers):
     """Cosines and sines of the rotation angles. The buffer names are those that the framework's scaling updates."""
 
     inv_freq: Tensor  # (D/2,) float32

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["give_back", "is_mapped_from_file", "release_pages"]
+__all__ = ["give_back", "is_mapped_from_file", "release_if_mapped", "release_pages"]
 
 PAGE_OUT = 21  # MADV_PAGEOUT, since Linux 5.4; Python knows no name for it
 
@@ -32,11 +32,17 @@ def give_back(tensor: torch.Tensor) -> None:
 def release_pages(tensor: torch.Tensor) -> None:
     """Takes a tensor that is mapped from a file out of the memory of this process, while the system keeps the file.
 
-    It is read from there again when it is used. Only for such tensors, see `is_mapped_from_file`, and for those that
+    It is read from there again when it is used. Only for such tensors, see `release_if_mapped`, and for those that
     nobody uses again: the values of any other would be lost.
     """
     if sys.platform == "linux" and tensor.device.type == "cpu":
         _advise(tensor, mmap.MADV_DONTNEED)
+
+
+def release_if_mapped(tensor: torch.Tensor) -> None:
+    """`release_pages` where the values lie in a mapped file; else nothing happens."""
+    if is_mapped_from_file(tensor):
+        release_pages(tensor)
 
 
 def is_mapped_from_file(tensor: torch.Tensor) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from baichuan2.errors import MissingExtraError
 from baichuan2.kernels import products
@@ -35,6 +35,7 @@ from baichuan2.quantization.blockwise import (
 from baichuan2.quantization.freed_memory import give_back
 from baichuan2.quantization.nf4 import NESTED_BLOCK_SIZE, NF4Tensor, dequantize_nf4
 from baichuan2.quantization.ragged_rows import dequantize_as_released, has_ragged_rows
+from baichuan2.quantization.uncast_buffers import UncastBuffers
 
 __all__ = ["Int4Linear", "Int8Embedding", "Int8Linear", "NF4Linear", "QuantizedLinear", "has_fast_products"]
 
@@ -49,21 +50,7 @@ def has_fast_products() -> bool:
     return products.instructions() not in (None, products.INSTRUCTIONS[0])
 
 
-class StoredBuffers(nn.Module):
-    """A module whose buffers are stored numbers: they move with the model, but no cast of the model touches them."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """What `to`, `half`, `cuda` and their kin call; a cast is undone from the values of before."""
-        before = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, values in before.items():
-            after = getattr(self, name)
-            if after.dtype != values.dtype:
-                setattr(self, name, values.to(after.device))
-        return self
-
-
-class QuantizedLinear(StoredBuffers):
+class QuantizedLinear(UncastBuffers):
     """A linear layer without bias, y = x W^T, whose weight W (N, K) is computed from what is stored."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -371,7 +358,7 @@ def _library_nf4() -> Callable[[NF4Tensor], Callable[[Tensor], Tensor]] | None:
     return nf4_product
 
 
-class Int8Embedding(StoredBuffers):
+class Int8Embedding(UncastBuffers):
     """An embedding table (V, C) in 8 bits; rows are computed as they are looked up, in `dtype`."""
 
     weight_codes: Tensor

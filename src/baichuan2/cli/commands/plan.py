@@ -16,6 +16,7 @@ EXAMPLES = """\
   baichuan2 plan 13B                              this machine, released shape, nothing is downloaded
   baichuan2 plan 7B --gpu 24GB --batch 8          an accelerator that is not in this machine
   baichuan2 plan path/to/model --context 2048     a folder, shorter conversations
+  baichuan2 plan 13B --kv-cache int8              keys and values in 8 bits
   baichuan2 plan baichuan-inc/Baichuan2-7B-Chat --memory 16GiB --json"""
 PARTS = (
     "embedding",
@@ -72,7 +73,10 @@ def _table(plan: "Plan", words: Words) -> Any:
     for part in PARTS:
         sizes = [size_text(getattr(item, part)) for item in plan.estimates]
         style = "bold" if part in SUMS else None
-        table.add_row(getattr(words, f"plan_{part}"), *sizes, style=style, end_section=part in SUMS)
+        name = getattr(words, f"plan_{part}")
+        if part == "cache" and plan.estimates[0].kv_cache != "same":
+            name += f" ({plan.estimates[0].kv_cache})"
+        table.add_row(name, *sizes, style=style, end_section=part in SUMS)
     for number, place in enumerate(plan.places):
         fits = [row[number] for row in plan.fits]
         table.add_row(_place_text(place, words), *(verdict_text(fit, words) for fit in fits))

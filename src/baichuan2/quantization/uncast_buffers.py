@@ -1,7 +1,8 @@
-"""Buffers that keep their float32 values when the model around them is cast to half precision.
+"""Buffers that keep their numbers when the model around them is cast.
 
-Rotary frequencies and ALiBi slopes are multiplied by positions, in the thousands: rounded to bfloat16 first, they would
-be off by whole positions. `model.half()` and `model.to(dtype)` cast buffers like weights, hence this.
+`model.half()` and `model.to(dtype)` cast buffers like weights. Scales and codes must stay what stands in the file;
+rotary frequencies and ALiBi slopes are multiplied by positions, in the thousands: rounded to bfloat16 first, they would
+be off by whole positions.
 """
 
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from typing import Self
 
 from torch import Tensor, nn
 
+__all__ = ["UncastBuffers"]
 
-class Float32Buffers(nn.Module):
+
+class UncastBuffers(nn.Module):
     """A module whose own buffers move between devices with the model, but are never rounded."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
