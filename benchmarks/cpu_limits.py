@@ -6,13 +6,13 @@ Both are small C programs, compiled where there is a C compiler; without one the
 import json
 import os
 import platform
-import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
+
+from baichuan2.kernels.build import find_compiler
 
 SOURCES = Path(__file__).resolve().parent
 FLAGS = ("-O3", "-march=native", "-fopenmp")
@@ -21,11 +21,8 @@ INSTRUCTIONS = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "av
 
 
 def compiler() -> list[str] | None:
-    """The command of the C compiler, as `CC` says or as found."""
-    if os.environ.get("CC"):
-        return shlex.split(os.environ["CC"])
-    found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    return None if found is None else [found]
+    """The command of the C compiler, as `CC` says or as found; None where there is none."""
+    return find_compiler()
 
 
 class Limits:
@@ -41,7 +38,8 @@ class Limits:
     def __enter__(self) -> Self:
         command = compiler()
         if command is None:
-            self.reason = "there is no C compiler"
+            named = os.environ.get("CC")
+            self.reason = f"there is no C compiler {named!r}, which CC names" if named else "there is no C compiler"
             return self
         for name in ("cpu_bandwidth", "cpu_matrix_peak"):
             target = Path(self._folder.name) / name

@@ -19,7 +19,7 @@ from cpu_child import Child, EngineError
 from cpu_engines import Engines, Shape
 from cpu_groups import GROUPS
 from cpu_limits import peaks_text
-from cpu_models import _that_fits, ensure, spec_of, stored_bytes
+from cpu_models import POOL, Randomness, _that_fits, ensure, spec_of, stored_bytes
 from cpu_page import Measured, page
 from cpu_profile import PerfError, sampled, shares_of
 from cpu_report import Report
@@ -174,6 +174,16 @@ def test_formats_have_their_names() -> None:
     assert spec is not None
     assert (spec.format, spec.group_size, spec.head) == ("int4", 128, "int8")
     assert spec_of("bf16") is None
+
+
+def test_what_is_drawn_once_goes_round_from_places_of_its_own() -> None:
+    randomness = Randomness()
+    first, second = randomness.take_bytes(POOL + 64), randomness.take_bytes(64)
+    assert (first[:64] == first[POOL:]).all()
+    assert not (first[:64] == second).all()
+    numbers = randomness.take_numbers(POOL, torch.bfloat16, -0.5, 1.5).float()
+    assert (numbers.min(), numbers.max()) == (pytest.approx(-0.5, abs=0.01), pytest.approx(1.5, abs=0.01))
+    assert numbers.mean() == pytest.approx(0.5, abs=0.01)
 
 
 def test_an_engine_that_dies_is_told_apart(tmp_path: Path) -> None:
@@ -401,6 +411,14 @@ def test_without_perf_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(PerfError, match="not installed"):
         sampled(os.getpid(), lambda: None)
+
+
+@pytest.mark.parametrize("name", ["no-such-compiler", "gcc '-m64"])
+def test_a_compiler_that_is_named_but_absent_is_a_reason(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", name)
+    with cpu_limits.Limits(1) as limits:
+        assert limits.reason == f"there is no C compiler {name!r}, which CC names"
+        assert (limits.bandwidth(), limits.peaks()) == (None, {})
 
 
 @pytest.mark.skipif(cpu_limits.compiler() is None, reason="needs a C compiler")

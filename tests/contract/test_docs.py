@@ -66,6 +66,17 @@ def test_links_to_files_lead_somewhere(path):
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+FOLDERS = ("benchmarks", "docs", "examples", "recipes", "scripts", "src", "tests")
+PLACEHOLDER = re.compile(r"\b(FIGURES?|TODO|FIXME|TBD|XXX)\b")
+
+
+def test_no_page_waits_for_figures():
+    pages = [*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
+    assert len(pages) >= len(PAGES)
+    found = {str(page.relative_to(ROOT)): PLACEHOLDER.findall(page.read_text(encoding="utf-8")) for page in pages}
+    assert {page: words for page, words in found.items() if words} == {}
+
+
 def test_every_guide_has_its_chinese_twin():
     for path in (ROOT / "docs" / "guides").glob("*.md"):
         if path.stem.endswith("_zh"):
