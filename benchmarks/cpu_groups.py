@@ -209,7 +209,7 @@ def large(bench: Bench) -> Iterator[Row]:
 
 
 def load(bench: Bench) -> list[Row]:
-    """From `load_model` to the first token, in fresh processes, with the file in the page cache."""
+    """From `load_for_replies` to the first token, in fresh processes, with the file in the page cache."""
     bench.engines.keep_only()
     own = bench.own("int4")
     shared: dict[str, Any] = {
@@ -238,7 +238,7 @@ def load(bench: Bench) -> list[Row]:
             low=min(totals),
             high=max(totals),
             turns=len(totals),
-            note=f"load_model {loading:.2f} s; with the import of torch and transformers ({imports:.2f}) {whole:.2f} s",
+            note=f"loading {loading:.2f} s; with the import of torch and transformers ({imports:.2f}) {whole:.2f} s",
         )
     ]
 

@@ -1,8 +1,8 @@
 """Our side of `benchmarks/cpu.py`: the public engine in a process of its own, driven over pipes.
 
 Not for use by hand, but for `python benchmarks/cpu_own.py --first-token FOLDER`, which prints the seconds from a fresh
-interpreter to the first token. What is measured is what `baichuan2 chat` uses: `load_model`, `generate_tokens` and
-`iter_batch`, with their checks and the choice of each token.
+interpreter to the first token. What is measured is what `baichuan2 chat` uses: `load_for_replies`, `generate_tokens`
+and `iter_batch`, with their checks and the choice of each token.
 """
 
 import time
@@ -18,7 +18,7 @@ from typing import Any  # noqa: E402
 import torch  # noqa: E402
 from cpu_child import serve  # noqa: E402
 
-from baichuan2.checkpoints.load import load_model  # noqa: E402
+from baichuan2.checkpoints.load import load_for_replies  # noqa: E402
 from baichuan2.engine.generate import generate_tokens, iter_batch  # noqa: E402
 from baichuan2.engine.sampling import Sampling  # noqa: E402
 from baichuan2.kernels import products  # noqa: E402
@@ -46,7 +46,7 @@ class Engine:
     def load(self, path: str, threads: int) -> dict[str, Any]:
         """Reads the model; what runs."""
         start = time.perf_counter()
-        self.model = load_model(path, LoadSettings(device="cpu")).model
+        self.model = load_for_replies(path, LoadSettings(device="cpu")).model
         torch.set_num_threads(threads)
         seconds = time.perf_counter() - start
         self.start("warm-up", context=4, batch=1)
@@ -113,7 +113,7 @@ class Engine:
 def first_token(folder: Path) -> dict[str, float]:
     """Seconds from here to the first token of the model in `folder`, and what part of them each stage took."""
     start = time.perf_counter()
-    model = load_model(folder, LoadSettings(device="cpu")).model
+    model = load_for_replies(folder, LoadSettings(device="cpu")).model
     loaded = time.perf_counter()
     prompt = list(range(300, 300 + FIRST_PROMPT))
     next(generate_tokens(model, prompt, sampling(1), stop_ids=frozenset()))

@@ -41,8 +41,8 @@ READING = (
     "their range, and speeds as medians. A row takes as many turns as fit into its time. `decode`: seconds of a step, "
     "the median of a turn's steps; `prefill`: a prompt of random ids until its first new token; where the same prompt "
     "length was read for a row of decoding in the same run, that is the first turn. Weights are random: speed does not "
-    "depend on them. Our side is `load_model` with `generate_tokens` and `iter_batch`, which is what `baichuan2 chat` "
-    "uses; prompt look-up is off but in its own row. llama.cpp runs at its library's defaults. transformers' Llama has "
+    "depend on them. Our side is `load_for_replies` with `generate_tokens` and `iter_batch`, as in `baichuan2 chat`; "
+    "prompt look-up is off but in its own row. llama.cpp runs at its library's defaults. transformers' Llama has "
     "the official model's shape; where a note says so, its figures are those of a few layers, extrapolated. `KL`: what "
     "the two formats cost in quality on the demo model, ours / the other; see below."
 )

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from baichuan2 import CheckpointError, LoadSettings, TokenizerError, load_model
-from baichuan2.checkpoints import load as load_module
+from baichuan2.checkpoints.load import load_for_replies
 from tests.checkpoints.folders import change_json, weights, write_folder, write_json, write_weights
 from tests.tiny import Size
 
@@ -177,11 +177,12 @@ def named(cases: list[tuple[str, Damage, str]]) -> list[object]:
 
 
 def fails_in_one_line(folder: Path, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message) as caught:
-        load_model(str(folder))
-    text = str(caught.value)
-    assert "\n" not in text
-    assert str(folder) in text
+    for load in (load_model, load_for_replies):
+        with pytest.raises(error, match=message) as caught:
+            load(str(folder))
+        text = str(caught.value)
+        assert "\n" not in text
+        assert str(folder) in text
 
 
 @pytest.mark.parametrize(("damage", "message"), named(WHOLE))
@@ -211,12 +212,13 @@ def test_broken_tokenizer(tmp_path: Path, damage: Damage, message: str) -> None:
 
 
 def test_config_that_no_layer_can_be_built_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_folder(tmp_path / "model")
+    folder = write_folder(tmp_path / "model", kind="safetensors")
 
     def fail(config: object) -> object:
         raise RuntimeError("no such\nlayer")
 
-    monkeypatch.setattr(load_module, "BaichuanForCausalLM", fail)
+    monkeypatch.setattr("baichuan2.model.modeling_baichuan.BaichuanForCausalLM", fail)
+    monkeypatch.setattr("baichuan2.checkpoints.network.PlainBaichuan", fail)
     fails_in_one_line(folder, CheckpointError, "config.json describes no model that can be built: no such layer")
 
 
@@ -243,6 +245,7 @@ def test_large_finite_numbers_are_no_damage(tmp_path: Path) -> None:
     state_dict["lm_head.weight"].fill_(3e38)  # the sum of the tensor is infinite, none of its numbers is
     write_weights(folder, state_dict, "bin", "whole")
     load_model(str(folder))
+    load_for_replies(str(folder))
 
 
 @pytest.mark.parametrize("size", ["7b", "13b"])

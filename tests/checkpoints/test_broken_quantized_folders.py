@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from baichuan2 import CheckpointError, LoadSettings, load_model
+from baichuan2.checkpoints.load import load_for_replies
 from baichuan2.model.quantizer import quantize_model
 from baichuan2.quantization.scheme import QuantizationSpec
 from tests.checkpoints.folders import write_folder
@@ -56,6 +57,13 @@ def not_quantized(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(fields))
 
 
+def fails_in_one_line(folder: Path, message: str) -> None:
+    for load in (load_model, load_for_replies):
+        with pytest.raises(CheckpointError, match=message) as caught:
+            load(folder)
+        assert "\n" not in str(caught.value)
+
+
 def test_the_whole_folder_loads(tmp_path: Path) -> None:
     assert load_model(quantized_folder(tmp_path)).model.config.quantization_config.spec == SPEC
 
@@ -83,9 +91,7 @@ def test_the_whole_folder_loads(tmp_path: Path) -> None:
 def test_damage_ends_in_one_line(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
     folder = quantized_folder(tmp_path)
     damage(folder)
-    with pytest.raises(CheckpointError, match=message) as caught:
-        load_model(folder)
-    assert "\n" not in str(caught.value)
+    fails_in_one_line(folder, message)
 
 
 def head_in_8_bits(folder: Path) -> None:
@@ -112,6 +118,4 @@ def test_damage_of_a_head_in_4_bits_ends_in_one_line(
     folder = quantized_folder(tmp_path, HEAD_SPEC)
     assert load_model(folder).model.config.quantization_config.spec == HEAD_SPEC
     damage(folder)
-    with pytest.raises(CheckpointError, match=message) as caught:
-        load_model(folder)
-    assert "\n" not in str(caught.value)
+    fails_in_one_line(folder, message)

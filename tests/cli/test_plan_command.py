@@ -132,7 +132,7 @@ def test_a_refusal_is_one_line_and_the_table(capsys, monkeypatch):
     place = Place("cuda:0", "accelerator", 24 * 10**9, 22 * 10**9)
     error = plan_module._shortage(config, "big", [place], need=30 * 10**9, room=22 * 10**9, stored="bfloat16")
     assert isinstance(error, MemoryShortageError)
-    monkeypatch.setattr("baichuan2.checkpoints.load.load_model", lambda *_, **__: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("baichuan2.checkpoints.load.load_for_replies", lambda *_, **__: (_ for _ in ()).throw(error))
     assert main(["chat", "-p", "hello"]) == 2
     out, err = capsys.readouterr()
     assert out == ""

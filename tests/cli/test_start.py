@@ -19,8 +19,11 @@ needless = {"bitsandbytes", "datasets", "google", "matplotlib", "numba", "pandas
 needless |= {"scipy", "sentencepiece", "sklearn", "torchvision", "triton"}
 assert not needless & packages, needless & packages
 ours = {f"baichuan2.{name}" for name in ("bench", "convert", "finetune", "quantization.bnb", "quantization.gptq")}
-ours |= {"baichuan2.chat.compat", "baichuan2.cli.commands.plan"}
+ours |= {"baichuan2.chat.compat", "baichuan2.cli.commands.plan", "baichuan2.model.modeling_baichuan"}
 assert not ours & set(sys.modules), ours & set(sys.modules)
+slow = {"accelerate", "sympy", "torch._dynamo", "torch.distributed.tensor", "transformers.modeling_utils"}
+slow |= {"transformers.models", "transformers.quantizers"}
+assert not slow & set(sys.modules), slow & set(sys.modules)
 assert gc.isenabled()
 assert gc.get_freeze_count() > 100_000, gc.get_freeze_count()
 """

@@ -132,7 +132,7 @@ def test_generate_in_a_terminal_asks_for_a_prompt(run, monkeypatch):
 def test_generate_uses_the_base_model_by_default(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(
-        "baichuan2.checkpoints.load.load_model", lambda name, settings, **_: asked.append(name) or 1 / 0
+        "baichuan2.checkpoints.load.load_for_replies", lambda name, settings, **_: asked.append(name) or 1 / 0
     )
     monkeypatch.delenv("BAICHUAN2_MODEL", raising=False)
     main(["generate", "--prompt", "x"])

@@ -18,7 +18,7 @@ from baichuan2.engine.stopping import FinishReason, stop_ids_from
 from baichuan2.settings import SamplingSettings
 
 if TYPE_CHECKING:
-    from baichuan2.checkpoints.load import LoadedModel
+    from baichuan2.checkpoints.load import ReadyModel
 
 __all__ = ["Reply", "ReplyChunk", "Usage", "collect", "prompt_of", "reply", "stream_completion", "stream_reply"]
 
@@ -58,7 +58,7 @@ class Reply:
 
 
 def reply(
-    loaded: "LoadedModel",
+    loaded: "ReadyModel",
     messages: Sequence[Message | Mapping[str, str]],
     sampling: SamplingSettings | None = None,
 ) -> Reply:
@@ -67,7 +67,7 @@ def reply(
 
 
 def stream_reply(
-    loaded: "LoadedModel",
+    loaded: "ReadyModel",
     messages: Sequence[Message | Mapping[str, str]],
     sampling: SamplingSettings | None = None,
     *,
@@ -85,7 +85,7 @@ def stream_reply(
 
 
 def stream_completion(
-    loaded: "LoadedModel",
+    loaded: "ReadyModel",
     text: str,
     sampling: SamplingSettings | None = None,
     *,
@@ -109,7 +109,7 @@ def collect(chunks: Iterable[ReplyChunk]) -> Reply:
 
 
 def prompt_of(
-    loaded: "LoadedModel", messages: Sequence[Message | Mapping[str, str]], sampling: Sampling
+    loaded: "ReadyModel", messages: Sequence[Message | Mapping[str, str]], sampling: Sampling
 ) -> RenderedPrompt:
     """The prompt of a conversation, with room kept for the reply.
 
@@ -122,7 +122,7 @@ def prompt_of(
 
 
 def _stream(
-    loaded: "LoadedModel", prompt: RenderedPrompt, sampling: Sampling, cancelled: Callable[[], bool] | None
+    loaded: "ReadyModel", prompt: RenderedPrompt, sampling: Sampling, cancelled: Callable[[], bool] | None
 ) -> Iterator[ReplyChunk]:
     stop_ids = stop_ids_from(loaded.generation_config)
     steps = generate_tokens(loaded.model, prompt.ids, sampling, stop_ids=stop_ids, cancelled=cancelled)

@@ -8,7 +8,7 @@ from baichuan2.chat.reply import Reply, ReplyChunk, collect, stream_reply
 from baichuan2.settings import SamplingSettings
 
 if TYPE_CHECKING:
-    from baichuan2.checkpoints.load import LoadedModel
+    from baichuan2.checkpoints.load import ReadyModel
 
 __all__ = ["ChatSession"]
 
@@ -21,7 +21,7 @@ class ChatSession:
     """
 
     def __init__(
-        self, loaded: "LoadedModel", system: str | None = None, sampling: SamplingSettings | None = None
+        self, loaded: "ReadyModel", system: str | None = None, sampling: SamplingSettings | None = None
     ) -> None:
         self._loaded = loaded
         self._system = system

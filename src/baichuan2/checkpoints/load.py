@@ -1,14 +1,17 @@
-"""From a name to a model that can answer: `load_model`.
+"""From a name to a model that can answer: `load_model`, and `load_for_replies` where nothing but answers is wanted.
 
 Everything that can be wrong with a folder is looked at before the model is built, so a failure is one line and never
-half a model. The weights stay where the framework's memory mapping put them: no copy is made unless another number
-format or fewer bits are asked for, and then tensor by tensor.
+half a model. The weights stay where memory mapping put them: no copy is made unless another number format or fewer bits
+are asked for, and then tensor by tensor.
+
+The framework's model class is imported only where it is needed: that takes as long as importing everything else.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,11 +20,10 @@ from transformers.utils import logging
 
 from baichuan2.checkpoints.device import pick_device, placement
 from baichuan2.checkpoints.locate import DEMO_DIR, locate
+from baichuan2.checkpoints.network import check_weights, empty_model, read_network
 from baichuan2.checkpoints.plan import check_fits
 from baichuan2.checkpoints.shards import (
     WeightFiles,
-    check_layout,
-    check_stored_dtypes,
     check_values,
     find_weight_files,
     read_json,
@@ -29,35 +31,55 @@ from baichuan2.checkpoints.shards import (
 from baichuan2.checkpoints.threads import use_threads
 from baichuan2.errors import BaichuanError, CheckpointError, SettingsError, TokenizerError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
-from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
 from baichuan2.model.norm_head import NormHead
-from baichuan2.model.online_quantization import quantize_in_place
-from baichuan2.model.quantized_folders import check_quantization
-from baichuan2.model.quantizer import place_layers, quantizable_shapes, quantize_model
+from baichuan2.model.plain import PlainBaichuan
+from baichuan2.model.quantized_folders import FolderKind, check_quantization
+from baichuan2.model.quantized_layers import quantizable_shapes
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
 from baichuan2.quantization.apply import default_spec
 from baichuan2.quantization.bnb_library import bitsandbytes_library
 from baichuan2.quantization.freed_memory import release_if_mapped
 from baichuan2.quantization.linear import Int8Embedding
-from baichuan2.quantization.scheme import QuantizationSpec
 from baichuan2.settings import LoadSettings
 
-__all__ = ["LoadedModel", "Watch", "load_model"]
+if TYPE_CHECKING:
+    from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
+
+__all__ = ["LoadedModel", "ReadyModel", "Watch", "load_for_replies", "load_model"]
 
 Watch = Callable[[int, int], None]
 """Is told how many of how many layers are quantised: 0 before the first, then after each."""
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A model that is ready to answer, with what belongs to it.
+class ReadyModel:
+    """What replies need: a model that the engine can call, with what belongs to it.
 
     `generation_config`: the checkpoint's own sampling values. `name`: what to call the model in front of people.
     """
 
-    model: BaichuanForCausalLM
+    model: "BaichuanForCausalLM | PlainBaichuan"
     tokenizer: BaichuanTokenizer
     generation_config: GenerationConfig
+    name: str
+
+
+@dataclass(frozen=True)
+class LoadedModel(ReadyModel):
+    """A model that is ready to answer, as the framework's class, with what belongs to it."""
+
+    model: "BaichuanForCausalLM"
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A model folder that is read but for its weights, and has passed the checks that need neither them nor a model."""
+
+    config: BaichuanConfig
+    tokenizer: BaichuanTokenizer
+    generation_config: GenerationConfig
+    files: WeightFiles
+    kind: FolderKind
     name: str
 
 
@@ -81,11 +103,40 @@ def load_model(
         QuantizationError: a weight is beyond what the format asked for can hold.
     """
     settings = settings if settings is not None else LoadSettings()
+    return _through_framework(_open_folder(name_or_path, settings), settings, watch)
+
+
+def load_for_replies(
+    name_or_path: str | Path | None = None, settings: LoadSettings | None = None, *, watch: Watch | None = None
+) -> ReadyModel:
+    """As `load_model`, where nothing is done with the model but replies: `chat.reply`, `chat.session`, the engine.
+
+    On the processor the model is the network alone, which is ready in half the time; else, and for folders and settings
+    that ask for more, it is what `load_model` gives. Both compute the same numbers.
+
+    Raises: as `load_model`.
+    """
+    settings = settings if settings is not None else LoadSettings()
+    folder = _open_folder(name_or_path, settings)
+    model = None
+    if settings.quantize == "none" and pick_device(settings.device).type == "cpu":
+        model = read_network(folder.files, folder.config, folder.kind)
+    if model is None:
+        return _through_framework(folder, settings, watch)
+    check_values(model, folder.files, model.get_input_embeddings())
+    _convert(model, settings)
+    _settle(model)
+    return ReadyModel(model, folder.tokenizer, folder.generation_config, folder.name)
+
+
+def _open_folder(name_or_path: str | Path | None, settings: LoadSettings) -> _Folder:
+    """Everything of `load_model` before the weights are looked at."""
     name = name_or_path if name_or_path is not None else settings.model
     folder = locate(name, revision=settings.revision, offline=settings.offline)
     config = read_config(folder)
+    display_name = _display_name(name, folder)
     if settings.quantize != "none":
-        _check_can_quantize(config, _display_name(name, folder), settings)
+        _check_can_quantize(config, display_name, settings)
     if pick_device(settings.device).type == "cpu":
         use_threads(settings.threads)
     if settings.numerics == "official":
@@ -95,24 +146,30 @@ def load_model(
     files = find_weight_files(folder)
     if settings.check_memory:
         options = {"device": settings.device, "dtype": settings.dtype, "quantize": settings.quantize}
-        check_fits(config, _display_name(name, folder), file_bytes=files.num_bytes, **options)
+        check_fits(config, display_name, file_bytes=files.num_bytes, **options)
     kind = check_quantization(folder / "config.json", getattr(config, "quantization_config", None))
-    if kind in ("none", "own"):  # the readers of other layouts check what they read
-        expected, ignored = _expected_layout(folder / "config.json", config)
-        check_layout(files, {name: tensor.shape for name, tensor in expected.items()}, ignored)
-    if kind == "own":
-        stored = {name: tensor.dtype for name, tensor in expected.items() if ".weight_" in name}
-        check_stored_dtypes(files, stored)
+    return _Folder(config, tokenizer, generation_config, files, kind, display_name)
+
+
+def _through_framework(folder: _Folder, settings: LoadSettings, watch: Watch | None) -> LoadedModel:
+    """The rest of `load_model`."""
+    config, files = folder.config, folder.files
+    if folder.kind in ("none", "own"):  # the readers of other layouts check what they read
+        from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
+
+        empty = empty_model(files.folder / "config.json", config, BaichuanForCausalLM)
+        ignored = tuple(empty._keys_to_ignore_on_load_unexpected or ())
+        check_weights(files, empty.state_dict(), ignored, folder.kind)
     model = _read_weights(files, config, settings)
-    if kind != "bitsandbytes":
+    if folder.kind != "bitsandbytes":
         is_kept = settings.quantize == "none"
         check_values(model, files, model.get_input_embeddings() if is_kept else model)
         model = _with_fewer_bits(model, settings, watch)
     _convert(model, settings)
     if model.device.type == "cpu":
         _settle(model.eval())
-    model.generation_config = generation_config
-    return LoadedModel(model.eval(), tokenizer, generation_config, _display_name(name, folder))
+    model.generation_config = folder.generation_config
+    return LoadedModel(model.eval(), folder.tokenizer, folder.generation_config, folder.name)
 
 
 def read_config(folder: Path) -> BaichuanConfig:
@@ -195,23 +252,10 @@ def read_generation_config(folder: Path) -> GenerationConfig:
         raise CheckpointError(f"{source} has a value that cannot be used: {_one_line(error)}") from error
 
 
-def _expected_layout(path: Path, config: BaichuanConfig) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """The weights that `config` asks for, by name and without memory, and patterns of names to ignore."""
-    try:
-        with torch.device("meta"):
-            model = BaichuanForCausalLM(config)
-            quantization = getattr(config, "quantization_config", None)
-            if quantization is not None:
-                place_layers(model, QuantizationSpec.from_dict(path, quantization))
-    except BaichuanError:
-        raise
-    except Exception as error:  # a value that passed as a field, but that no layer can be built with
-        raise CheckpointError(f"{path} describes no model that can be built: {_one_line(error)}") from error
-    return model.state_dict(), tuple(model._keys_to_ignore_on_load_unexpected or ())
-
-
-def _read_weights(files: WeightFiles, config: BaichuanConfig, settings: LoadSettings) -> BaichuanForCausalLM:
+def _read_weights(files: WeightFiles, config: BaichuanConfig, settings: LoadSettings) -> "BaichuanForCausalLM":
     """The model with its weights: mapped from the files on the processor, copied once to an accelerator."""
+    from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
+
     # what is quantised never stands on an accelerator with all its bits
     device_map = placement(settings.device, files.num_bytes) if settings.quantize == "none" else None
     # on the processor `_convert` changes the number format afterwards, which needs less memory than doing it here
@@ -235,13 +279,18 @@ def _check_can_quantize(config: BaichuanConfig, name: str, settings: LoadSetting
         bitsandbytes_library()
 
 
-def _with_fewer_bits(model: BaichuanForCausalLM, settings: LoadSettings, watch: Watch | None) -> BaichuanForCausalLM:
+def _with_fewer_bits(
+    model: "BaichuanForCausalLM", settings: LoadSettings, watch: Watch | None
+) -> "BaichuanForCausalLM":
     """The model with its linear layers in 8 or 4 bits, on its device; one layer at a time has all its bits in memory.
 
     On the processor in our own format, on an accelerator by bitsandbytes, which does it before the model moves there.
     """
     if settings.quantize == "none":
         return model
+    from baichuan2.model.online_quantization import quantize_in_place
+    from baichuan2.model.quantizer import quantize_model
+
     total, num_done = len(quantizable_shapes(model.config)), 0
 
     def done(layer: nn.Linear) -> None:
@@ -263,7 +312,7 @@ def _with_fewer_bits(model: BaichuanForCausalLM, settings: LoadSettings, watch: 
     return moved
 
 
-def _convert(model: BaichuanForCausalLM, settings: LoadSettings) -> None:
+def _convert(model: "BaichuanForCausalLM | PlainBaichuan", settings: LoadSettings) -> None:
     """Brings the weights into the number format that was asked for, one tensor at a time."""
     if settings.dtype == "auto":
         return
@@ -280,7 +329,7 @@ def _convert(model: BaichuanForCausalLM, settings: LoadSettings) -> None:
     model.config.dtype = dtype
 
 
-def _settle(model: BaichuanForCausalLM) -> None:
+def _settle(model: "BaichuanForCausalLM | PlainBaichuan") -> None:
     """Scales the head now, and takes its weight as it was out of memory; it stays mapped for who saves the model."""
     if isinstance(model.lm_head, NormHead):
         model.lm_head.hold()

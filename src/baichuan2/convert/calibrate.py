@@ -19,7 +19,8 @@ from baichuan2.convert.rounding import Rounding, round_table, round_weight
 from baichuan2.convert.source import EMBEDDING, HEAD, Source
 from baichuan2.errors import QuantizationError
 from baichuan2.model.alibi import BaichuanAlibi
-from baichuan2.model.modeling_baichuan import BaichuanModel, DecoderLayer, RMSNorm
+from baichuan2.model.block import RMSNorm
+from baichuan2.model.modeling_baichuan import BaichuanModel, DecoderLayer
 from baichuan2.model.rope import BaichuanRotaryEmbedding
 from baichuan2.quantization.blockwise import Int8Tensor, check_weight, dequantize_int8
 from baichuan2.quantization.freed_memory import release_pages

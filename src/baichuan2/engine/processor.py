@@ -4,9 +4,10 @@
 hooks, adapters or other additions, and at where their weights lie. What it does not know runs as ever.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,25 +19,23 @@ from baichuan2.engine.quantized_cache import Int8Layer
 from baichuan2.kernels import products, steps
 from baichuan2.kernels.steps import LayerWeights, Rows, StepModel, StoredWeight
 from baichuan2.model.alibi import BaichuanAlibi
-from baichuan2.model.modeling_baichuan import (
-    MLP,
-    Attention,
-    BaichuanForCausalLM,
-    BaichuanModel,
-    DecoderLayer,
-    RMSNorm,
-)
+from baichuan2.model.block import MLP, Attention, RMSNorm
 from baichuan2.model.norm_head import NormHead
+from baichuan2.model.plain import PlainBaichuan, PlainDecoder, PlainLayer
 from baichuan2.model.rope import BaichuanRotaryEmbedding
 from baichuan2.quantization.linear import Int4Linear, Int8Embedding, Int8Linear, NF4Linear
+
+if TYPE_CHECKING:
+    from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
 
 __all__ = ["ProcessorModel", "processor_model"]
 
 KNOWN = (
-    *(BaichuanForCausalLM, BaichuanModel, DecoderLayer, Attention, MLP, RMSNorm, BaichuanRotaryEmbedding),
-    *(BaichuanAlibi, NormHead, nn.Linear, nn.Embedding, nn.ModuleList, Int4Linear, Int8Linear, NF4Linear),
-    Int8Embedding,
+    *(PlainBaichuan, PlainDecoder, PlainLayer, Attention, MLP, RMSNorm, BaichuanRotaryEmbedding, BaichuanAlibi),
+    *(NormHead, nn.Linear, nn.Embedding, nn.ModuleList, Int4Linear, Int8Linear, NF4Linear, Int8Embedding),
 )
+FRAMEWORK_MODULE = "baichuan2.model.modeling_baichuan"
+FRAMEWORK_CLASSES = ("BaichuanForCausalLM", "BaichuanModel", "DecoderLayer")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 LEAST_PIECE = 32  # where steps of so many tokens are not worth while, prompts are the model's own pass
 
@@ -57,7 +56,8 @@ class StepOutput:
 
 def processor_model(model: Any) -> Any:
     """`model`, whose passes are steps in C where that is possible and faster; else `model` itself."""
-    if type(model) is not BaichuanForCausalLM or not _is_plain(model):
+    whole, *_ = _framework_classes()
+    if type(model) not in (PlainBaichuan, whole) or not _is_plain(model):
         return model
     try:
         return ProcessorModel(model)
@@ -68,7 +68,7 @@ def processor_model(model: Any) -> Any:
 class ProcessorModel:
     """A language model as the engine wants it; for one generation, as the model may change until the next."""
 
-    def __init__(self, model: BaichuanForCausalLM) -> None:
+    def __init__(self, model: "BaichuanForCausalLM | PlainBaichuan") -> None:
         """Raises ValueError where there are no steps for the model."""
         self._model = model
         decoder = model.model
@@ -218,7 +218,15 @@ class ProcessorModel:
         return self._head
 
 
-def _is_plain(model: BaichuanForCausalLM) -> bool:
+def _framework_classes() -> tuple[type | None, ...]:
+    """The classes of a model that is loaded through the framework; importing them here would take seconds.
+
+    Where nobody has imported them there is no such model.
+    """
+    return tuple(getattr(sys.modules.get(FRAMEWORK_MODULE), name, None) for name in FRAMEWORK_CLASSES)
+
+
+def _is_plain(model: "BaichuanForCausalLM | PlainBaichuan") -> bool:
     """Whether the model is on the processor, set to answer, and made of modules as this package has them."""
     config = model.config
     if steps.most_rows() == 0 or model.training:
@@ -231,8 +239,9 @@ def _is_plain(model: BaichuanForCausalLM) -> bool:
         return False
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return False
+    known = {*KNOWN, *_framework_classes()}
     for module in model.modules():
-        if type(module) not in KNOWN or "forward" in vars(module):
+        if type(module) not in known or "forward" in vars(module):
             return False
         if any(getattr(module, hooks) for hooks in HOOKS):
             return False

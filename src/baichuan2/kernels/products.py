@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from baichuan2.kernels.constant import constant
 from baichuan2.kernels.library import INSTRUCTIONS, limit, num_threads, opened
 
 __all__ = [
@@ -82,13 +83,13 @@ def is_available() -> bool:
     return _library() is not None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _is_fast() -> bool:
     """Whether there is more than plain C; a compiled model holds the answer."""
     return instructions() not in (None, INSTRUCTIONS[0])
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _has_tiles() -> bool:
     """Whether the matrix unit is used."""
     return instructions() == INSTRUCTIONS[-1]

@@ -6,18 +6,34 @@ heads x rows x keys is ever whole, in training neither.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_mask
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from baichuan2.model.alibi import AlibiBias
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+@dataclass
+class _Implementations:
+    """Attention functions by name."""
+
+    functions: Mapping[str, AttentionFunction]
+
+
+_implementations = _Implementations({"sdpa": sdpa_attention_forward})
+
+
+def use_functions(functions: Mapping[str, AttentionFunction]) -> None:
+    """Implementations by name from here on: `modeling_baichuan` gives the framework's, to which its users may add."""
+    _implementations.functions = functions
 
 
 def eager_attention(
@@ -126,8 +142,7 @@ def _choose(module: Any, bias: AlibiBias | None, wants_weights: bool) -> Attenti
     implementation = module.config._attn_implementation
     if wants_weights or implementation == "eager":
         return eager_attention
-    function: AttentionFunction = ALL_ATTENTION_FUNCTIONS[implementation]
-    return function
+    return _implementations.functions[implementation]
 
 
 def _bias_and_mask(

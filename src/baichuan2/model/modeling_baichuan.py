@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -21,90 +20,25 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from baichuan2.errors import CheckpointError
-from baichuan2.model.alibi import AlibiBias, BaichuanAlibi
-from baichuan2.model.attention import attend
+from baichuan2.model.alibi import BaichuanAlibi
+from baichuan2.model.attention import use_functions
+from baichuan2.model.block import MLP, UNUSED_NAMES, Attention, RMSNorm, alibi_bias, last_places
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.loss import causal_lm_loss
 from baichuan2.model.norm_head import NormHead
 from baichuan2.model.online_quantization import mend_quantized, quantize_in_place
 from baichuan2.model.pretrained_arguments import load_whole
-from baichuan2.model.rope import BaichuanRotaryEmbedding, rotate
+from baichuan2.model.rope import BaichuanRotaryEmbedding
 
 # transformers 5.24 renamed `past_key_values` to `cache`; both spellings are in the range that we support
 CACHE_KEYWORD = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
 
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm (Zhang, Sennrich 2019, arXiv 1910.07467): float32 inside, cast before the weight."""
-
-    def __init__(self, hidden_size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.eps = eps
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """`hidden_states` (..., C) scaled to unit mean square, times the weight; dtype of the weight."""
-        wide = hidden_states.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(self.weight.dtype)
-
-
-class Attention(nn.Module):
-    """Self-attention with one projection for queries, keys and values, and as many key heads as query heads."""
-
-    def __init__(self, config: BaichuanConfig, layer_idx: int) -> None:
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.num_heads = config.num_attention_heads
-        self.num_key_value_groups = 1
-        self.head_dim = config.head_dim
-        self.scaling = config.head_dim**-0.5
-        self.is_causal = True
-        self.W_pack = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Any = None,
-        rotation: tuple[Tensor, Tensor] | None = None,
-        bias: AlibiBias | None = None,
-        kv_cache: Cache | None = None,
-        padding_rows: Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """The mixed states (B, T, C), and the attention weights (B, H, T, S) where they were asked for."""
-        batch, num_rows, _ = hidden_states.shape
-        packed = self.W_pack(hidden_states).view(batch, num_rows, 3, self.num_heads, self.head_dim)
-        query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, T, D)
-        if rotation is not None:
-            query, key = rotate(query, *rotation), rotate(key, *rotation)
-        if kv_cache is not None:
-            key, value = kv_cache.update(key, value, self.layer_idx)  # (B, H, S, D)
-        mixed, weights = attend(self, query, key, value, attention_mask, bias, **kwargs)
-        if padding_rows is not None:
-            average = value.mean(dim=2)[:, None]  # (B, 1, H, D)
-            mixed = torch.where(padding_rows[:, :, None, None], average, mixed)
-        return self.o_proj(mixed.reshape(batch, num_rows, -1)), weights
-
-
-class MLP(nn.Module):
-    """The gated feed-forward part: down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202)."""
-
-    def __init__(self, config: BaichuanConfig) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """(..., C) to (..., C), through (..., I)."""
-        return self.down_proj(F.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+use_functions(ALL_ATTENTION_FUNCTIONS)
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -137,8 +71,7 @@ class BaichuanPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": DecoderLayer, "attentions": Attention}
-    # Baichuan 1 files carry rotary tables; some old ones a decoder version (reference: §3)
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"rotary_emb\.inv_freq", r"decoder\.version"]
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [*UNUSED_NAMES]
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -237,7 +170,7 @@ class BaichuanModel(BaichuanPreTrainedModel):
         mask = self._framework_mask(hidden_states, attention_mask, position_ids, cache)
         kwargs["padding_rows"] = _padding_rows(attention_mask, num_rows, self.config) if self.training else None
         rotation = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
-        bias = self._alibi_bias(hidden_states, past)
+        bias = alibi_bias(self.alibi, self.config, hidden_states, past, is_training=self.training)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states, attention_mask=mask, rotation=rotation, bias=bias, kv_cache=cache, **kwargs
@@ -262,20 +195,6 @@ class BaichuanModel(BaichuanPreTrainedModel):
             attention_mask=attention_mask,
             position_ids=position_ids if cache is None else None,
             **{CACHE_KEYWORD: cache},
-        )
-
-    def _alibi_bias(self, hidden_states: Tensor, past: int | Tensor) -> AlibiBias | None:
-        if self.alibi is None:
-            return None
-        is_official = self.config.alibi_numerics == "official"
-        # Only the CPU kernel is known to add a float32 bias to half-precision scores; elsewhere it must match them.
-        keeps_float32 = not is_official and hidden_states.device.type == "cpu"
-        return AlibiBias(
-            slopes=self.alibi.slopes,
-            past=past,
-            num_rows=hidden_states.shape[1],
-            dtype=torch.float32 if keeps_float32 else hidden_states.dtype,
-            form="key_index" if is_official and not self.training else "relative",
         )
 
 
@@ -369,10 +288,8 @@ class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
         hidden_states = outputs.last_hidden_state
         if isinstance(logits_to_keep, Tensor):
             hidden_states = hidden_states[:, logits_to_keep]
-        elif logits_to_keep > 0:
-            # A slice keeps the strides of the whole, with which torch turns and copies the head for each product: 6 s
-            # and 1 GB for the 7B on two cores (torch 2.13). `contiguous()` takes one row as it is.
-            hidden_states = hidden_states[:, -logits_to_keep:].clone(memory_format=torch.contiguous_format)
+        else:
+            hidden_states = last_places(hidden_states, logits_to_keep)
         logits = self.lm_head(hidden_states)  # (B, T, V)
         loss = None
         if labels is not None:

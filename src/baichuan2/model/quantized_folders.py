@@ -31,7 +31,7 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from baichuan2.errors import BaichuanError, CheckpointError, SettingsError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
-from baichuan2.model.quantizer import quantizable_shapes
+from baichuan2.model.quantized_layers import quantizable_shapes
 from baichuan2.quantization.bnb_layout import SCALES, STATE, read_nf4
 from baichuan2.quantization.bnb_library import bitsandbytes_library
 from baichuan2.quantization.freed_memory import release_if_mapped
@@ -43,9 +43,9 @@ from baichuan2.quantization.scheme import METHOD, QuantizationSpec
 
 logger = logging.get_logger(__name__)
 
-__all__ = ["Kind", "check_quantization", "holds_4_bits", "load_folder", "with_source_first"]
+__all__ = ["FolderKind", "check_quantization", "holds_4_bits", "load_folder", "with_source_first"]
 
-Kind = Literal["none", "own", "bitsandbytes", "official-4bits"]
+FolderKind = Literal["none", "own", "bitsandbytes", "official-4bits"]
 
 NF4_STATE = STATE + "nf4"
 WEIGHT = ".weight"
@@ -58,7 +58,7 @@ NO_FIELDS = ("dtype", "torch_dtype", "quantization_config", "state_dict", "outpu
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
-def kind_of_quantization(source: object, quantization: Any) -> Kind:
+def kind_of_quantization(source: object, quantization: Any) -> FolderKind:
     """Who wrote weights with this `quantization_config` (None: not quantised); `source` names it in messages.
 
     Raises:
@@ -89,7 +89,7 @@ def kind_of_quantization(source: object, quantization: Any) -> Kind:
     return "official-4bits"
 
 
-def check_quantization(source: object, quantization: Any) -> Kind:
+def check_quantization(source: object, quantization: Any) -> FolderKind:
     """`kind_of_quantization`, after a check that what reads such weights is there.
 
     Raises:
@@ -285,7 +285,7 @@ def _check_plain(name: str, plain: dict[str, Tensor], expected: Mapping[str, Ten
 Reader = Callable[[str, Mapping[str, Any], BaichuanConfig], tuple[dict[str, Tensor], dict[str, NF4Tensor]]]
 
 
-def _reader_for(kind: Kind) -> Reader | None:
+def _reader_for(kind: FolderKind) -> Reader | None:
     """What reads weights of that kind, or None where the framework does."""
     if kind == "official-4bits":
         return _read_official

@@ -14,14 +14,12 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from baichuan2.errors import CheckpointError, QuantizationError
-from baichuan2.model.configuration_baichuan import BaichuanConfig
+from baichuan2.errors import QuantizationError
 from baichuan2.model.norm_head import NormHead
+from baichuan2.model.quantized_layers import HEAD, QUANTIZED_LINEARS, place_layers, quantizable_shapes
 from baichuan2.quantization.apply import (
     TABLE_GROUP_SIZE,
     empty_embedding,
-    empty_head,
-    empty_linear,
     quantized_head,
     quantized_linear,
     replace_modules,
@@ -39,11 +37,6 @@ __all__ = [
     "quantize_model",
     "restore_layers",
 ]
-
-QUANTIZED_LINEARS = ("self_attn.W_pack", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-"""The layers that the official 8-bit and 4-bit models quantise (reference: §9); all others stay as they are."""
-HEAD = "lm_head"
-BASE = "model."
 
 
 @register_quantization_config(METHOD)
@@ -88,45 +81,6 @@ class BaichuanQuantizer(HfQuantizer):
     def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         """What `model.dequantize()` runs: plain layers in the place of the quantised ones."""
         return restore_layers(model, dtype if dtype is not None else torch.float32)
-
-
-def quantizable_shapes(config: BaichuanConfig) -> dict[str, tuple[int, int]]:
-    """Names of the layers that are quantised, in order, and the shapes (N, K) of their weights."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    shapes = ((3 * hidden, hidden), (hidden, hidden), (inner, hidden), (inner, hidden), (hidden, inner))
-    return {
-        f"{BASE}layers.{layer}.{part}": shape
-        for layer in range(config.num_hidden_layers)
-        for part, shape in zip(QUANTIZED_LINEARS, shapes, strict=True)
-    }
-
-
-def place_layers(model: Any, spec: QuantizationSpec) -> None:
-    """Puts empty layers as `spec` describes them in the place of the model's; on the device where those are.
-
-    Raises:
-        CheckpointError: the spec names a layer that the model has not.
-    """
-    names = quantizable_shapes(model.config)
-    unknown = sorted(set(spec.unquantized) - set(names))
-    if unknown:
-        raise CheckpointError(f"quantization_config: unquantized names {unknown[0]!r}, which is no layer of the model")
-    prefix = "" if hasattr(model, "model") else BASE  # a decoder without its head has no such prefix
-
-    def make(name: str, layer: nn.Linear) -> nn.Module:
-        with layer.weight.device:
-            if name == HEAD:
-                assert spec.head is not None
-                return empty_head(spec.head, layer.in_features, layer.out_features)
-            return empty_linear(spec, layer.in_features, layer.out_features)
-
-    replace_modules(model, [name.removeprefix(prefix) for name in names if name not in spec.unquantized], make)
-    if spec.head is not None and hasattr(model, HEAD):
-        replace_modules(model, [HEAD], make)
-    if spec.embedding is not None:
-        table = model.get_input_embeddings()
-        with table.weight.device:
-            model.set_input_embeddings(empty_embedding(table))
 
 
 def restore_layers(model: nn.Module, dtype: torch.dtype) -> nn.Module:

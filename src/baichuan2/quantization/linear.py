@@ -25,6 +25,7 @@ from baichuan2.kernels.aten import (
     pack_int4_for_aten,
     suits_aten,
 )
+from baichuan2.kernels.constant import constant
 from baichuan2.quantization.blockwise import (
     Int4Tensor,
     Int8Tensor,
@@ -44,7 +45,7 @@ UNIFORM = tuple(range(-128, 128, 16))
 NF4_BLOCK_SIZE = 64
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def has_fast_products() -> bool:
     """Whether our own kernels multiply here, faster than plain C: torch's products, with their copies, are not used."""
     return products.instructions() not in (None, products.INSTRUCTIONS[0])

@@ -12,7 +12,7 @@ from baichuan2.cli.text import Words, words_for
 from baichuan2.settings import ChatSettings, LoadSettings, OutputSettings, RunSettings, SamplingSettings
 
 if TYPE_CHECKING:
-    from baichuan2.checkpoints.load import LoadedModel
+    from baichuan2.checkpoints.load import ReadyModel
 
 BAR_DELAY = 1.5  # seconds of quantising after which its bar appears
 SETTINGS = (LoadSettings, SamplingSettings, ChatSettings, RunSettings, OutputSettings)
@@ -37,23 +37,23 @@ def run(
     return Conversation(session, reader, printer, words).run()
 
 
-def load_with_notice(load: LoadSettings, words: Words) -> "LoadedModel":
+def load_with_notice(load: LoadSettings, words: Words) -> "ReadyModel":
     """The loaded model; standard error tells what is being loaded and how long it took."""
     notice(words.loading_demo if load.model is None else words.loading.format(model=load.model))
     started = time.perf_counter()
     with without_collection():
-        from baichuan2.checkpoints.load import load_model
+        from baichuan2.checkpoints.load import load_for_replies
 
         if load.quantize == "none":
-            loaded = load_model(load.model, load)
+            loaded = load_for_replies(load.model, load)
     if load.quantize != "none":  # minutes, with weights in between that must not stay
         with progress_bar(words.quantizing, delay=BAR_DELAY) as show:
-            loaded = load_model(load.model, load, watch=show)
+            loaded = load_for_replies(load.model, load, watch=show)
     notice(words.ready.format(seconds=time.perf_counter() - started))
     return loaded
 
 
-def _open_session(loaded: "LoadedModel", system: str | None, sampling: SamplingSettings) -> Session:
+def _open_session(loaded: "ReadyModel", system: str | None, sampling: SamplingSettings) -> Session:
     from baichuan2.chat.session import ChatSession
 
     return ChatSession(loaded, system=system, sampling=sampling)
