@@ -19,6 +19,7 @@ from baichuan2.quantization.blockwise import (
     pack_int4,
 )
 from baichuan2.quantization.nf4 import dequantize_nf4, quantize_nf4
+from tests.kernels.weights import FORMATS, as_met, stored
 
 pytestmark = pytest.mark.skipif(not products.is_available(), reason="the library of kernels is not built here")
 
@@ -74,6 +75,7 @@ def times_int8(inputs: Tensor, weight: Int8Tensor) -> Tensor:
 
 def check(result: Tensor, inputs: Tensor, weight: Tensor) -> None:
     """`result` is the product of `inputs` (M, K) and `weight` (N, K), up to sums in float32 and one rounding."""
+    weight = as_met(weight, inputs, products.instructions())
     assert result.dtype == inputs.dtype
     assert result.shape == (*inputs.shape[:-1], weight.shape[0])
     exact = inputs.double() @ weight.double().T
@@ -157,6 +159,29 @@ def test_nf4(level: int, outputs: int, width: int, rows: int, dtype: torch.dtype
     magnitudes = inputs.double().abs() @ weight.double().abs().T
     assert ((result.double() - exact).abs() <= magnitudes * 2**-9 + exact.abs() * 2**-8).all()
     return None
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    ("outputs", "width", "rows"),
+    [(1, 64, 65), (33, 2176, 256), (70, 192, 545)],
+    ids=["few outputs", "several panels of inputs", "several chunks of rows"],
+)
+def test_prompts(name: str, outputs: int, width: int, rows: int) -> None:
+    """Rows in company are what they are in other company, on any number of threads; and NaN stays in its row."""
+    if not name.startswith("nf4"):
+        width -= 7  # no whole block
+    elif products.instructions() == "AVX-512 BF16":
+        pytest.skip("levels are rounded there, see test_nf4")
+    weight, inputs = stored(name, outputs, width), random_inputs(rows, width, torch.bfloat16)
+    inputs[3, width - 1] = float("nan")
+    result = weight.times(inputs)
+    assert result[3].isnan().all()
+    dense = weight.layer.dequantize(torch.bfloat16 if products.instructions() == "AMX BF16" else torch.float32)
+    others = [row for row in range(rows) if row != 3]
+    check(result[others], inputs[others], dense)
+    torch.set_num_threads(3)
+    assert torch.equal(weight.times(inputs[-70:]).nan_to_num(), result[-70:].nan_to_num())
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from baichuan2.kernels import products
 from baichuan2.quantization.blockwise import (
     NONUNIFORM_CODEBOOK,
     Int4Tensor,
@@ -78,6 +79,18 @@ def of_nf4(name: str, weight: NF4Tensor) -> Stored:
     parts = (weight.codes, weight.code, weight.absmax, *nested, outputs)
     dense = dequantize_nf4(weight, torch.float32).double()
     return Stored(name, OPERATORS.multiply_nf4, parts, dense, NF4Linear.from_tensor(weight))
+
+
+def as_met(dense: Tensor, inputs: Tensor, instructions: str | None) -> Tensor:
+    """`dense` (N, K) as `inputs` (M, K) meet it: for many of them the matrix unit's is rounded to bfloat16.
+
+    There are no subnormal numbers there.
+    """
+    is_many = inputs.numel() > products.MOST_ROWS * inputs.shape[-1]
+    if instructions != products.INSTRUCTIONS[-1] or inputs.dtype != torch.bfloat16 or not is_many:
+        return dense
+    rounded = dense.to(torch.bfloat16)
+    return torch.where(rounded.abs() < torch.finfo(torch.bfloat16).tiny, 0.0, rounded.double())
 
 
 def tolerance(inputs: Tensor, weight: Stored) -> Tensor:

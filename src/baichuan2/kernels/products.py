@@ -2,7 +2,8 @@
 
 The library is compiled at installation (`build`); where it is missing, `is_available` is False and callers take another
 way. Products are torch operators, `torch.ops.baichuan2.multiply_*`, so compiled and exported models hold them.
-4-bit levels and inputs are multiplied exactly, sums are taken in float32.
+Levels and inputs are multiplied exactly, sums are taken in float32; but on the matrix unit more than MOST_ROWS rows of
+bfloat16 inputs meet weights rounded to bfloat16, as everywhere where a weight is computed first.
 """
 
 import ctypes
@@ -28,9 +29,7 @@ __all__ = [
 ]
 
 MOST_ROWS = 64
-"""Rows of inputs up to which the products beat computing the weight once."""
-MOST_ROWS_OF_TILES = 256
-"""The same for 4-bit weights and bfloat16 inputs on the matrix unit, which costs as much for 16 rows as for one."""
+"""Rows of inputs up to which the products beat computing the weight once; with the matrix unit they always do."""
 GROUP_SIZES = {"int4": (32, 64, 128), "int8": (0, 32, 64, 128)}
 NF4_BLOCK_SIZE, NESTED_BLOCK_SIZE = 64, 256
 NUM_LEVELS = 16
@@ -105,10 +104,9 @@ def suits(inputs: Tensor, *weight: Tensor) -> bool:
     """Whether the products take `inputs` (..., K) and the parts of `weight`, codes first, and are the fastest way."""
     if inputs.dtype not in NUMBERS or inputs.numel() == 0 or not _is_fast():
         return False
-    is_for_tiles = inputs.dtype == torch.bfloat16 and weight[0].dtype == torch.uint8 and _has_tiles()
-    most_rows = MOST_ROWS_OF_TILES if is_for_tiles else MOST_ROWS
-    is_here = all(part.device.type == "cpu" and part.is_contiguous() for part in (inputs[:0], *weight))
-    return is_here and inputs.numel() <= most_rows * inputs.shape[-1]
+    if not all(part.device.type == "cpu" and part.is_contiguous() for part in (inputs[:0], *weight)):
+        return False
+    return (inputs.dtype == torch.bfloat16 and _has_tiles()) or inputs.numel() <= MOST_ROWS * inputs.shape[-1]
 
 
 def multiply_int4(inputs: Tensor, codes: Tensor, scales: Tensor, codebook: list[int], group_size: int) -> Tensor:

@@ -5,28 +5,9 @@
  * are added up with their scale. Tiles are not forwarded from stores, so the three stages work on consecutive blocks.
  */
 #include "avx512.h"
+#include "tiles_amx.h"
 
 enum { BLOCK = 64, OUTPUTS = 16, ROWS = 16, PANELS = 4, TILE_BYTES = 1024, TILE_FLOATS = 256, MOST_TILES = 4 };
-
-typedef struct {
-    uint8_t palette, start, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} TileConfiguration;
-
-/* In every parallel region anew: other libraries configure the tiles for themselves. */
-static void configure(void) {
-    TileConfiguration wanted;
-    memset(&wanted, 0, sizeof wanted);
-    wanted.palette = 1;
-    for (int i = 0; i < 8; i++) {
-        wanted.row_bytes[i] = 64;
-        wanted.rows[i] = 16;
-    }
-    /* gcc 12 thinks that the instruction reads eight bytes only and may drop the stores of the others */
-    __asm__ volatile("" : : "r"(&wanted) : "memory");
-    _tile_loadconfig(&wanted);
-}
 
 /* The input within a block at word `word` of half `half` of the levels, in the order of `unpack`. */
 static int input_of(int format, int half, int word) {
@@ -149,7 +130,7 @@ void multiply_amx_bf16(const Product *product, const void *inputs, int64_t first
                        int64_t last, float *scales) {
     const int64_t blocks = (product->num_inputs + BLOCK - 1) / BLOCK;
     const uint16_t *tiles = (const uint16_t *)inputs + first_row / ROWS * blocks * TILE_BYTES;
-    configure();
+    configure_tiles();
     if (num_rows <= ROWS) tiles_1(product, tiles, first_row, num_rows, first, last, scales);
     else if (num_rows <= 2 * ROWS) tiles_2(product, tiles, first_row, num_rows, first, last, scales);
     else if (num_rows <= 3 * ROWS) tiles_3(product, tiles, first_row, num_rows, first, last, scales);

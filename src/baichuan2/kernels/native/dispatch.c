@@ -73,7 +73,10 @@ static int place_plain(int format, int position) {
     return position;
 }
 
-enum { LEAST_ROWS_AMX = 3 }; /* below, filling tiles costs more than it saves */
+enum {
+    LEAST_ROWS_AMX = 3,                  /* below, filling tiles costs more than it saves */
+    LEAST_ROWS_MANY = MOST_ROWS_AMX + 1, /* from here on each weight is computed in bfloat16, once for many rows */
+};
 
 typedef struct {
     Kernel multiply;
@@ -126,6 +129,10 @@ static void prepare(const Product *product, Choice choice, void *prepared) {
 /* Computes the product. 0, or -1 without memory. `instructions`: the most that may be used; `threads`: at least 1. */
 int baichuan2_multiply(const Product *product, int instructions, int threads) {
     if (instructions > baichuan2_instructions()) instructions = baichuan2_instructions();
+#ifdef __x86_64__
+    const int is_many = product->number == NUMBER_BFLOAT16 && product->num_rows >= LEAST_ROWS_MANY;
+    if (instructions >= INSTRUCTIONS_AMX_BF16 && is_many) return multiply_many_amx(product, threads);
+#endif
     const Choice choice = choose(product, instructions);
     const int64_t steps = num_steps(product), outputs = product->num_outputs;
     const size_t width = choice.is_bfloat16 ? 2 : 4;

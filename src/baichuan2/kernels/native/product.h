@@ -51,6 +51,10 @@ void multiply_avx512_bf16(const Product *, const void *, int64_t, int, int64_t, 
 void multiply_amx_bf16(const Product *, const void *, int64_t, int, int64_t, int64_t, float *);
 void prepare_amx_bf16(const Product *product, void *prepared);
 
+/* The whole product of many rows of bfloat16 inputs; weights are rounded to bfloat16 after their scale. 0, or -1 without
+ * memory. */
+int multiply_many_amx(const Product *product, int threads);
+
 /* Places of inputs within a step for the kernels that take codes apart in registers; see their files. */
 int place_avx2(int format, int position);
 int place_avx512(int format, int position);
