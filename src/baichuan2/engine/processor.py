@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from transformers.cache_utils import Cache
 
+from baichuan2.engine import prompt
 from baichuan2.engine.cache import GrowingLayer
 from baichuan2.engine.quantized_cache import Int8Layer
 from baichuan2.kernels import products, steps
@@ -107,7 +108,11 @@ class ProcessorModel:
         held = cache.get_seq_length() if isinstance(cache, Cache) else 0
         firsts = _first_places(mask, len(ids), held + ids.shape[1])
         if firsts is not None and self._suits(ids, cache, arguments) and not _wants_padding(firsts, held, arguments):
-            return StepOutput(self._logits(ids, firsts, held, cast(Cache, cache), int(arguments["logits_to_keep"])))
+            keep = int(arguments["logits_to_keep"])
+            if prompt.suits(self._model, ids, firsts, cast(Cache, cache)):
+                return StepOutput(self._prompt_logits(ids, held, cast(Cache, cache), keep))
+            if steps.most_rows() >= min(LEAST_PIECE, ids.numel()):
+                return StepOutput(self._logits(ids, firsts, held, cast(Cache, cache), keep))
         if firsts is not None and any(firsts):
             # as in a step, where a padded prompt is turned by the same angles as alone
             places = torch.arange(held, held + ids.shape[1])[None] - torch.tensor(firsts)[:, None]  # (B, T)
@@ -118,10 +123,7 @@ class ProcessorModel:
         known = {"input_ids", "attention_mask", "past_key_values", "use_cache", "logits_to_keep"}
         if not (arguments.keys() <= known and ids.device.type == "cpu" and isinstance(cache, Cache)):
             return False
-        most = steps.most_rows()
-        if ids.numel() == 0 or (most < LEAST_PIECE and ids.numel() > most):
-            return False
-        if not isinstance(arguments.get("logits_to_keep"), int):
+        if ids.numel() == 0 or not isinstance(arguments.get("logits_to_keep"), int):
             return False
         if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or cache.offloading:
             return False
@@ -139,6 +141,15 @@ class ProcessorModel:
         return len(cache.layers) == num_layers and (
             buffers is None or (*buffers[0][0].shape[:2], buffers[0][0].shape[-1]) == shape
         )
+
+    def _prompt_logits(self, ids: Tensor, held: int, cache: Cache, logits_to_keep: int) -> Tensor:
+        """As `_logits`, in one pass of whole products."""
+        batch, num_new = ids.shape
+        caches = self._buffers(cache, batch, num_new)
+        logits = prompt.prompt_logits(self._model, ids, caches, held, min(logits_to_keep or num_new, num_new))
+        for layer in cache.layers:
+            layer.advance(num_new)
+        return logits
 
     def _logits(self, ids: Tensor, firsts: list[int], held: int, cache: Cache, logits_to_keep: int) -> Tensor:
         """Logits (B, T or the last `logits_to_keep`, V); the cache holds T tokens more."""

@@ -39,6 +39,7 @@ X86_SOURCES = {
     "attention_avx512.c": AVX512_FLAGS,
     "amx_bf16.c": (*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
     "gemm_amx.c": (*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+    "prompt_avx512.c": AVX512_FLAGS,
 }
 """The only files compiled for instructions that the processor may lack; the others choose at run time."""
 INTERFACES = ("product.h", "rows.h", "step.h")

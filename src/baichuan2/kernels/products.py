@@ -19,6 +19,7 @@ from baichuan2.kernels.library import INSTRUCTIONS, limit, num_threads, opened
 
 __all__ = [
     "INSTRUCTIONS",
+    "has_tiles",
     "instructions",
     "is_available",
     "levels_of",
@@ -89,8 +90,8 @@ def _is_fast() -> bool:
 
 
 @constant
-def _has_tiles() -> bool:
-    """Whether the matrix unit is used."""
+def has_tiles() -> bool:
+    """Whether the matrix unit multiplies bfloat16 inputs."""
     return instructions() == INSTRUCTIONS[-1]
 
 
@@ -106,7 +107,7 @@ def suits(inputs: Tensor, *weight: Tensor) -> bool:
         return False
     if not all(part.device.type == "cpu" and part.is_contiguous() for part in (inputs[:0], *weight)):
         return False
-    return (inputs.dtype == torch.bfloat16 and _has_tiles()) or inputs.numel() <= MOST_ROWS * inputs.shape[-1]
+    return (inputs.dtype == torch.bfloat16 and has_tiles()) or inputs.numel() <= MOST_ROWS * inputs.shape[-1]
 
 
 def multiply_int4(inputs: Tensor, codes: Tensor, scales: Tensor, codebook: list[int], group_size: int) -> Tensor:

@@ -1,0 +1,72 @@
+"""A prompt's pass on a processor with a matrix unit: the modules' products, and kernels in C for all between them.
+
+For whole prompts in bfloat16 whose positions are angles. `engine.processor` asks `suits` and knows the modules.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from baichuan2.engine.cache import GrowingLayer
+from baichuan2.kernels import products, prompts
+
+__all__ = ["prompt_logits", "suits"]
+
+
+def suits(model: Any, ids: Tensor, firsts: list[int], cache: Cache) -> bool:
+    """Whether `prompt_logits` takes these ids (B, T) and is the fastest way; `firsts`: padding at their begin."""
+    kinds = {type(layer) for layer in cache.layers} or {cache.layer_class_to_replicate}
+    if ids.numel() <= products.MOST_ROWS or any(firsts) or kinds != {GrowingLayer}:
+        return False
+    is_plain = model.model.norm.weight.dtype == torch.bfloat16 and model.model.rotary_emb is not None
+    return is_plain and prompts.is_available(model.config.head_dim)
+
+
+def prompt_logits(model: Any, ids: Tensor, buffers: list[Any], held: int, num_kept: int) -> Tensor:
+    """Logits (B, `num_kept`, V) of the last places of ids (B, T).
+
+    `buffers` of each layer: keys and values ((B, H, capacity, D),) of `held` tokens, with room for T more, which are
+    written there.
+    """
+    decoder, (batch, num_new) = model.model, ids.shape
+    rotation = _angles(decoder.rotary_emb, held, num_new)
+    mask = None
+    if held:  # rows see all that was held, and one another up to themselves
+        mask = torch.ones(num_new, held + num_new, dtype=torch.bool).tril(held)
+    hidden = decoder.embed_tokens(ids).view(batch * num_new, -1)  # (M, C), a copy that is changed in place
+    delta: Tensor | None = None
+    for layer, ((keys,), (values,)) in zip(decoder.layers, buffers, strict=True):
+        normed = prompts.add_norm(hidden, delta, *_norm(layer.input_layernorm))
+        attention, mlp = layer.self_attn, layer.mlp
+        packed = attention.W_pack(normed).view(batch, num_new, 3, attention.num_heads, attention.head_dim)
+        query = prompts.rotate_and_store(packed, rotation, keys, values, held)  # (B, H, T, D)
+        seen = slice(held + num_new)
+        mixed = F.scaled_dot_product_attention(
+            query, keys[:, :, seen], values[:, :, seen], attn_mask=mask, is_causal=mask is None, scale=attention.scaling
+        )
+        delta = attention.o_proj(mixed.transpose(1, 2).reshape(batch * num_new, -1))
+        normed = prompts.add_norm(hidden, delta, *_norm(layer.post_attention_layernorm))
+        delta = mlp.down_proj(prompts.gated(mlp.gate_proj(normed), mlp.up_proj(normed)))
+    last = _last(hidden, batch, num_kept)
+    normed = prompts.add_norm(last, None if delta is None else _last(delta, batch, num_kept), *_norm(decoder.norm))
+    logits: Tensor = model.lm_head(normed.view(batch, num_kept, -1))
+    return logits
+
+
+def _norm(norm: Any) -> tuple[Tensor, float]:
+    return norm.weight.detach(), norm.eps
+
+
+def _last(states: Tensor, batch: int, num_kept: int) -> Tensor:
+    """The last places of each input's rows (M, C): (B * `num_kept`, C) in one piece."""
+    return states.view(batch, -1, states.shape[-1])[:, -num_kept:].reshape(batch * num_kept, -1).contiguous()
+
+
+def _angles(rotary: Any, held: int, num_new: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the new places, (T, D) each."""
+    places = torch.arange(held, held + num_new)
+    cosine, sine = rotary(places, places[None])  # (1, 1, T, D) each
+    return cosine[0, 0].contiguous(), sine[0, 0].contiguous()
