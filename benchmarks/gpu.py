@@ -1,10 +1,11 @@
 """How fast Baichuan 2 runs on a GPU, beside transformers' Llama of the same shape and, where it is installed, vLLM.
 
 The same figures as benchmarks/cpu.py: prefill, decode of several sequences at once, memory, at 16, 8 and 4 bits.
-Weights are random (8 and 4 bits by bitsandbytes, as `--quantize` does there). transformers decodes both plainly and
-with a static cache under torch.compile, which records CUDA graphs. Needs nobody while it runs; what cannot be measured
-says why. On a machine without a GPU it stops with status 2. `--device cpu --shape tiny` walks the same way on the
-processor, to try the script; such figures say nothing about a GPU.
+Weights are random (8 and 4 bits by bitsandbytes, as `--quantize` does there). Ours decodes as it does by default, by
+CUDA graphs where it records them, and without; transformers plainly, and with a static cache under torch.compile, which
+records CUDA graphs too. Needs nobody while it runs; what cannot be measured says why. On a machine without a GPU it
+stops with status 2. `--device cpu --shape tiny` walks the same way on the processor, to try the script; such figures
+say nothing about a GPU.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import datetime
 import gc
 import importlib.util
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -32,6 +34,7 @@ from cpu_models import SHAPES, VOCABULARY  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, StaticCache  # noqa: E402
 
 from baichuan2.engine.generate import iter_batch  # noqa: E402
+from baichuan2.engine.graphs import GRAPHS  # noqa: E402
 from baichuan2.engine.sampling import Sampling  # noqa: E402
 from baichuan2.model.configuration_baichuan import BaichuanConfig  # noqa: E402
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM  # noqa: E402
@@ -44,6 +47,7 @@ EXAMPLES = """examples:
 """
 GIB = 1 << 30
 BITS = (16, 8, 4)
+ENGINES = ("baichuan2", "eager", "transformers", "compiled", "vllm")
 WARM_UP_STEPS = 3  # torch.compile and CUDA graphs settle in that many
 
 
@@ -69,6 +73,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--shape", choices=SHAPES, default="7b", help="sizes of the model (default: 7b)")
     parser.add_argument("--bits", type=int, nargs="+", choices=BITS, default=BITS, metavar="N", help="of 16, 8 and 4")
     parser.add_argument("--batches", type=int, nargs="+", default=(1, 8, 32), metavar="N", help="sequences at once")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, metavar="NAME",
+                        help=f"of {', '.join(ENGINES)}; eager: ours without graphs (default: all)")  # fmt: skip
     parser.add_argument("--prompt", type=int, default=512, metavar="N", help="tokens of each sequence (default: 512)")
     parser.add_argument("--tokens", type=int, default=32, metavar="N", help="decoded in a turn (default: 32)")
     parser.add_argument("--turns", type=int, default=3, help="of each figure (default: 3)")
@@ -95,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures.append(measured)
         print(" | ".join(cells(measured)), flush=True)
     facts = gather_facts(options)
+    print(floor_line(facts))
     options.output.mkdir(parents=True, exist_ok=True)
     target = options.output / f"gpu_{facts['device_name']}_{facts['date']}"
     target.with_name(target.name + ".md").write_text(page(figures, facts), encoding="utf-8")
@@ -107,11 +114,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def all_figures(options: argparse.Namespace) -> Any:
     """Every figure as it is measured; a model's memory is given back before the next is made."""
     for bits in options.bits:
-        yield from attempt(options, "baichuan2", bits, lambda bits=bits: OurRunner(options, bits))
-    for is_compiled in (False, True):
-        name = "transformers, static cache, compiled" if is_compiled else "transformers"
-        yield from attempt(options, name, 16, lambda compiled=is_compiled: LlamaRunner(options, is_compiled=compiled))
-    yield from vllm_figures(options)
+        models: list[Any] = []  # the one of these bits, made by whoever comes first
+        for name, title, graphs in (("baichuan2", "baichuan2", ""), ("eager", "baichuan2, without graphs", "off")):
+            if name in options.engines:
+                os.environ[GRAPHS] = graphs
+                yield from attempt(
+                    options, title, bits, lambda bits=bits, models=models: OurRunner(options, bits, models)
+                )
+        del models[:]
+        release(options)
+    for name, title in (("transformers", "transformers"), ("compiled", "transformers, static cache, compiled")):
+        if name in options.engines:
+            is_compiled = name == "compiled"
+            yield from attempt(
+                options, title, 16, lambda compiled=is_compiled: LlamaRunner(options, is_compiled=compiled)
+            )
+    if "vllm" in options.engines:
+        yield from vllm_figures(options)
+
+
+def release(options: argparse.Namespace) -> None:
+    """Gives unused memory back to the device."""
+    gc.collect()
+    if options.device != "cpu":
+        torch.cuda.empty_cache()
 
 
 def attempt(options: argparse.Namespace, engine: str, bits: int, make: Callable[[], Any]) -> Any:
@@ -119,18 +145,16 @@ def attempt(options: argparse.Namespace, engine: str, bits: int, make: Callable[
     runner = None
     for batch in options.batches:
         try:
+            runner = make() if runner is None else runner
             if options.device != "cpu":
                 torch.cuda.reset_peak_memory_stats()
-            runner = make() if runner is None else runner
             yield measure(options, engine, bits, batch, runner)
         except Exception as error:  # out of memory, a missing extra: the other figures still count
             note = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             yield Figure(engine=engine, bits=bits, batch=batch, note=note)
             if runner is None:
                 break
-        gc.collect()
-        if options.device != "cpu":
-            torch.cuda.empty_cache()
+        release(options)
 
 
 def measure(options: argparse.Namespace, engine: str, bits: int, batch: int, runner: Any) -> Figure:
@@ -169,16 +193,17 @@ def random_model(kind: Any, config: Any, device: str) -> Any:
 class OurRunner:
     """The public engine, as `baichuan2 chat` uses it."""
 
-    def __init__(self, options: argparse.Namespace, bits: int) -> None:
+    def __init__(self, options: argparse.Namespace, bits: int, models: list[Any]) -> None:
         self.device = options.device
         shape = {"vocab_size": VOCABULARY, **SHAPES[options.shape]}
         config = BaichuanConfig(dtype="bfloat16", torch_dtype="bfloat16", **shape)
         self.vocab_size = config.vocab_size
-        made_on = self.device if bits == 16 else "cpu"  # what is quantised never stands on the device with all its bits
-        self.model = random_our_model(config, made_on)
-        if bits < 16:
-            quantize_in_place(self.model, bits)
-            self.model = self.model.to(self.device)
+        if not models:
+            models.append(random_our_model(config, self.device))
+            if bits < 16:
+                quantize_in_place(models[0], bits)
+            release(options)
+        self.model = models[0]
 
     def run(self, prompts: torch.Tensor, tokens: int) -> tuple[float, list[float]]:
         """Seconds of the prefill, and of each of the steps after it."""
@@ -285,14 +310,57 @@ def page(figures: Sequence[Figure], facts: dict[str, Any]) -> str:
         lines += ["**No GPU: this run only tried the script. Its figures say nothing about a GPU.**", ""]
     lines += [
         f"Commit {facts['commit']}; Python {facts['python']}, torch {facts['torch']}, transformers "
-        f"{facts['transformers']}, CUDA {facts['cuda']}. Shape {facts['shape']}, prompts of {facts['prompt']} random "
-        "ids, random weights. Speeds are medians, of all sequences together.",
+        f"{facts['transformers']}, CUDA {facts['cuda']}, driver {facts['driver'] or '?'}. Shape {facts['shape']}, "
+        f"prompts of {facts['prompt']} random ids, random weights. Speeds are medians, of all sequences "
+        "together; memory is the peak while they are measured, weights included.",
+        "",
+        floor_line(facts),
         "",
         "| " + " | ".join(header) + " |",
         "|" + "---|" * len(header),
         *("| " + " | ".join(cells(figure)) + " |" for figure in figures),
     ]
     return "\n".join(lines) + "\n"
+
+
+def floor_line(facts: dict[str, Any]) -> str:
+    """What decoding one sequence cannot be faster than: each weight but the embedding is read for each token."""
+    billions = facts["bytes_for_a_token"] / 1e9
+    line = f"{billions:.2f} GB of 16-bit weights are read for a token"
+    if not facts["bandwidth"]:
+        return line + "."
+    most = facts["bandwidth"] / facts["bytes_for_a_token"]
+    return (
+        f"{line}; the card copies {facts['bandwidth'] / 1e9:.0f} GB/s (read and written): {most:.0f} tokens/s at most."
+    )
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second that the GPU reads and writes when it copies 2 GiB."""
+    source = torch.empty(1 << 30, dtype=torch.int16, device="cuda").zero_()
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(6):
+        start = wait("cuda")
+        target.copy_(source)
+        seconds.append(wait("cuda") - start)
+    return 2 * source.nbytes / min(seconds)
+
+
+def bytes_for_a_token(shape: dict[str, Any]) -> int:
+    """Of the 16-bit weights of a shape that each token meets."""
+    width, inner = shape["hidden_size"], shape["intermediate_size"]
+    layer = 4 * width * width + 3 * width * inner + 2 * width
+    return 2 * (shape["num_hidden_layers"] * layer + width + shape.get("vocab_size", VOCABULARY) * width)
+
+
+def driver() -> str:
+    """The version of the driver, or nothing."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "-i", "0"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 def gather_facts(options: argparse.Namespace) -> dict[str, Any]:
@@ -311,6 +379,9 @@ def gather_facts(options: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "cuda": torch.version.cuda,
+        "driver": "" if options.device == "cpu" else driver(),
+        "bandwidth": None if options.device == "cpu" else copy_bandwidth(),
+        "bytes_for_a_token": bytes_for_a_token(SHAPES[options.shape]),
         "shape": options.shape,
         "prompt": options.prompt,
     }

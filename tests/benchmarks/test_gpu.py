@@ -16,7 +16,9 @@ def test_without_a_gpu_it_stops_with_one_line(
     assert capsys.readouterr().err.startswith("error: no GPU was found")
 
 
-@pytest.mark.parametrize("flags", [["--turns", "0"], ["--batches", "0"], ["--prompt", "4096"], ["--bits", "3"]])
+@pytest.mark.parametrize(
+    "flags", [["--turns", "0"], ["--batches", "0"], ["--prompt", "4096"], ["--bits", "3"], ["--engines", "x"]]
+)
 def test_arguments_that_cannot_work_are_refused(flags: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         gpu.parse_arguments(flags)
@@ -29,8 +31,9 @@ def test_the_whole_way_on_the_processor(tmp_path: Path, capsys: pytest.CaptureFi
     assert gpu.main(["--device", "cpu", "--shape", "tiny", *sizes, "--output", str(tmp_path)]) == 0
     report = json.loads(next(tmp_path.glob("gpu_cpu_*.json")).read_text(encoding="utf-8"))
     figures = {figure["engine"]: figure for figure in report["figures"]}
-    for engine in ("baichuan2", "transformers", "transformers, static cache, compiled"):
+    for engine in ("baichuan2", "baichuan2, without graphs", "transformers", "transformers, static cache, compiled"):
         assert figures[engine]["decode"] is not None, figures[engine]["note"]
         assert figures[engine]["decode"] > 0
     assert "say nothing about a GPU" in next(tmp_path.glob("gpu_cpu_*.md")).read_text(encoding="utf-8")
+    assert report["bytes_for_a_token"] == 2 * (2 * (4 * 256**2 + 3 * 256 * 512 + 2 * 256) + 256 + 4096 * 256)
     assert "baichuan2" in capsys.readouterr().out

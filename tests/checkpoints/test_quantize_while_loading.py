@@ -169,7 +169,9 @@ def test_an_accelerator_without_the_library(tmp_path: Path, monkeypatch: pytest.
 def test_on_a_gpu(precision: Any, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "model", "7b")
     model = load_model(folder, LoadSettings(quantize=precision, device="cuda")).model
-    assert {values.device.type for values in model.state_dict().values() if values.dim()} == {"cuda"}
+    # the library writes its names and shapes as one more tensor, JSON on the processor, whenever it is asked
+    values = [values for name, values in model.state_dict().items() if ".quant_state.bitsandbytes__" not in name]
+    assert {part.device.type for part in values if part.dim()} == {"cuda"}
     wanted = load_model(folder, on_processor()).model.quantize(8 if precision == "int8" else 4)
     assert ((logits(model) - logits(wanted)).norm() / logits(wanted).norm()).item() < 0.05
 

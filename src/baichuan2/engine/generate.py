@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from baichuan2.engine.cache import new_cache
+from baichuan2.engine.graphs import graph_model
 from baichuan2.engine.lookup import Drafter
 from baichuan2.engine.processor import processor_model
 from baichuan2.engine.quantized_cache import LAYERS
@@ -186,12 +187,12 @@ class _Continuation:
             _check_prompt(model, prompt)
         context = _context_length(model)
         self.limits = [int(min(sampling.max_new_tokens, context - len(prompt))) for prompt in prompts]
-        model = processor_model(model)
-        self._model: LanguageModel = model
         self._sampling = sampling
         self._cache = new_cache(LAYERS[sampling.kv_cache])
         self._num_cached = 0
         self._num_columns = max(len(prompt) for prompt in prompts)
+        model = graph_model(processor_model(model), [self._num_columns - len(prompt) for prompt in prompts])
+        self._model: LanguageModel = model
         columns = self._num_columns + max(self.limits)
         # Padding stands on the left and repeats the row's first id: a hidden place for the model, and no news to the
         # repetition penalty, which looks at the whole row.

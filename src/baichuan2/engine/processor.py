@@ -5,7 +5,7 @@ hooks, adapters or other additions, and at where their weights lie. What it does
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,7 +29,7 @@ from baichuan2.quantization.linear import Int4Linear, Int8Embedding, Int8Linear,
 if TYPE_CHECKING:
     from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
 
-__all__ = ["ProcessorModel", "processor_model"]
+__all__ = ["KNOWN", "ProcessorModel", "StepOutput", "is_made_of", "processor_model"]
 
 KNOWN = (
     *(PlainBaichuan, PlainDecoder, PlainLayer, Attention, MLP, RMSNorm, BaichuanRotaryEmbedding, BaichuanAlibi),
@@ -237,11 +237,11 @@ def _framework_classes() -> tuple[type | None, ...]:
     return tuple(getattr(sys.modules.get(FRAMEWORK_MODULE), name, None) for name in FRAMEWORK_CLASSES)
 
 
-def _is_plain(model: "BaichuanForCausalLM | PlainBaichuan") -> bool:
-    """Whether the model is on the processor, set to answer, and made of modules as this package has them."""
+def is_made_of(model: "BaichuanForCausalLM | PlainBaichuan", kinds: Collection[type]) -> bool:
+    """Whether modules of these kinds, those of the framework's class and nothing else, no hook, adapter or other
+    attention, make up the model.
+    """
     config = model.config
-    if steps.most_rows() == 0 or model.training:
-        return False
     if config._attn_implementation != "sdpa" or config.output_attentions or config.output_hidden_states:
         return False
     if config.position_embedding == "alibi" and config.alibi_numerics == "official":
@@ -250,13 +250,20 @@ def _is_plain(model: "BaichuanForCausalLM | PlainBaichuan") -> bool:
         return False
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return False
-    known = {*KNOWN, *_framework_classes()}
+    known = {*kinds, *_framework_classes()}
     for module in model.modules():
         if type(module) not in known or "forward" in vars(module):
             return False
         if any(getattr(module, hooks) for hooks in HOOKS):
             return False
-    return bool(model.device.type == "cpu")
+    return True
+
+
+def _is_plain(model: "BaichuanForCausalLM | PlainBaichuan") -> bool:
+    """Whether the model is on the processor, set to answer, and made of modules as this package has them."""
+    if steps.most_rows() == 0 or model.training:
+        return False
+    return is_made_of(model, KNOWN) and bool(model.device.type == "cpu")
 
 
 def _pieces(num_rows: int) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,304 @@
+"""A model on a GPU whose decode steps are CUDA graphs: a step's some hundred kernels start at once, not one by one.
+
+`graph_model` looks at a model once for each generation, as `processor_model` does on the processor. Prompts take the
+model's own pass; the first step of a shape (B inputs, T new tokens) is recorded, which takes a tenth of a second, and
+played again afterwards, by later generations too. What cannot be recorded runs as ever: adapters, hooks, other
+attention, models over several devices, LLM.int8, whose library waits for the device in each product.
+"""
+
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from baichuan2.engine.cache import GrowingLayer
+from baichuan2.engine.processor import KNOWN, StepOutput, is_made_of
+from baichuan2.engine.step_kernels import (
+    ALIGNMENT,
+    FusedKernels,
+    Places,
+    PlainKernels,
+    StepKernels,
+    has_fused_kernels,
+)
+from baichuan2.model.norm_head import NormHead
+from baichuan2.quantization.linear import Int4Linear, Int8Linear
+
+if TYPE_CHECKING:
+    from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
+
+__all__ = ["GRAPHS", "GraphModel", "graph_model", "step_logits"]
+
+GRAPHS = "BAICHUAN2_GRAPHS"
+"""Environment variable: `off` for a model's own passes; `plain` for graphs of torch's operations, without Triton."""
+MOST_ROWS = 256  # B * T; a pass of more is worth its starts
+MOST_NEW = 16  # tokens of one input: guesses
+MOST_GRAPHS = 8  # of one model; the one that was used least lately makes room
+UNRECORDED = (Int4Linear, Int8Linear)  # thousands of kernels, as their weights are dequantised block by block
+ROPE_TYPES = ("default", "linear", "yarn", "llama3")  # others look at positions, and would wait for the device
+
+log = logging.getLogger(__name__)
+
+
+def graph_model(model: Any, firsts: Sequence[int]) -> Any:
+    """`model`, whose decode steps are recorded, where that is possible; else `model` itself.
+
+    `firsts`: how many places of padding stand on the left of each input of the batch.
+    """
+    if model.device.type != "cuda" or os.environ.get(GRAPHS) == "off":
+        return model
+    from baichuan2.model.modeling_baichuan import BaichuanForCausalLM  # seconds, if there is no such model yet
+
+    if type(model) is not BaichuanForCausalLM:
+        return model
+    reason = _why_not(model)
+    state = _state_of(model) if reason is None else None
+    if state is None or state.failure is not None:
+        if reason is not None:
+            log.debug("no CUDA graphs: %s", reason)
+        return model
+    return GraphModel(model, firsts, state)
+
+
+def step_logits(
+    model: "BaichuanForCausalLM", ids: Tensor, places: Places, kernels: StepKernels, head: Tensor | None
+) -> Tensor:
+    """Logits (B, T, V) of `ids` (B, T), whose keys and values go to the cache that `kernels` are bound to.
+
+    `head`: the normalised weight of the head, None where the head multiplies by itself.
+    """
+    decoder = model.model
+    hidden = decoder.embed_tokens(ids.reshape(-1))  # (M, C)
+    rotation = None if decoder.rotary_emb is None else decoder.rotary_emb(hidden, places.positions())
+    delta: Tensor | None = None
+    layer: Any
+    for index, layer in enumerate(decoder.layers):
+        hidden, normed = kernels.add_norm(hidden, delta, layer.input_layernorm)
+        mixed = kernels.mixed(layer.self_attn.W_pack(normed), index, rotation)
+        hidden, normed = kernels.add_norm(hidden, layer.self_attn.o_proj(mixed), layer.post_attention_layernorm)
+        mlp = layer.mlp
+        delta = mlp.down_proj(kernels.gated(mlp.gate_proj(normed), mlp.up_proj(normed)))
+    _, normed = kernels.add_norm(hidden, delta, decoder.norm)
+    logits: Tensor = model.lm_head(normed) if head is None else F.linear(normed, head)
+    return logits.view(*ids.shape, -1)
+
+
+@dataclass
+class _Step:
+    """A step of one shape: its inputs, what computes it, and, once it is recorded, how to play it."""
+
+    ids: Tensor  # (B, T)
+    places: Places
+    kernels: StepKernels
+    head: Tensor | None
+    play: Callable[[], None] | None = None
+    logits: Tensor | None = None  # (B, T, V), written anew by each play
+    bound: tuple[Any, int, int] | None = None  # the cache that the kernels know, its room, and where it starts
+
+
+@dataclass
+class State:
+    """What is kept of one model from one generation to the next."""
+
+    origin: tuple[object, ...]
+    is_recorded: bool = True
+    is_fused: bool = False
+    failure: str | None = None
+    steps: OrderedDict[tuple[int, ...], _Step] = field(default_factory=OrderedDict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    pool: Any = None
+    stream: Any = None
+
+
+_states: "weakref.WeakKeyDictionary[nn.Module, State]" = weakref.WeakKeyDictionary()
+
+
+def _state_of(model: "BaichuanForCausalLM") -> State:
+    """The state of `model`; a new one where its weights lie elsewhere than they did: graphs know addresses."""
+    tensors = [*model.parameters(), *model.buffers()]
+    origin = tuple((tensor.data_ptr(), tensor.dtype) for tensor in tensors)
+    state = _states.get(model)
+    if state is None or state.origin != origin:
+        is_fused = has_fused_kernels() and os.environ.get(GRAPHS) != "plain" and _fits_fused(model)
+        state = _states[model] = State(origin, is_fused=is_fused)
+    return state
+
+
+def _fits_fused(model: "BaichuanForCausalLM") -> bool:
+    """Whether all numbers are of one format, and a head's keys fill what is loaded at once."""
+    head_bytes = model.config.head_dim * model.dtype.itemsize
+    kinds = {values.dtype for name, values in model.named_parameters() if name.endswith("norm.weight")}
+    return head_bytes % ALIGNMENT == 0 and kinds == {model.dtype}
+
+
+def _why_not(model: "BaichuanForCausalLM") -> str | None:
+    """Why steps of `model` are not recorded; None where they are."""
+    if model.training:
+        return "the model is being trained"
+    if not is_made_of(model, (*KNOWN, *_library_layers())):
+        return "the model has adapters, hooks, other attention, or layers that cannot be recorded"
+    if any(type(module) in UNRECORDED for module in model.modules()):
+        return "int8 and int4 layers of our own are dequantised block by block on a GPU"
+    rotary = model.model.rotary_emb
+    if rotary is not None and rotary.rope_type not in ROPE_TYPES:
+        return f"rope scaling {rotary.rope_type} looks at positions"
+    if len({values.device for values in model.parameters()}) != 1:
+        return "the model lies on several devices"
+    return None
+
+
+def _library_layers() -> tuple[type, ...]:
+    """The 4-bit layers by bitsandbytes, where somebody has imported them: no model has any else."""
+    module = sys.modules.get("baichuan2.quantization.bnb")
+    return () if module is None else (module.Linear4bit,)
+
+
+class GraphModel:
+    """A language model as the engine wants it, for one generation: `firsts` are the padding of its inputs."""
+
+    def __init__(self, model: "BaichuanForCausalLM", firsts: Sequence[int], state: State) -> None:
+        self._model, self._state = model, state
+        self._firsts = torch.tensor(firsts, device=model.device)  # (B,)
+        self._is_padded = any(firsts)
+        self._head: Tensor | None = None
+        self._is_head_known = False
+
+    @property
+    def config(self) -> Any:
+        """The model's."""
+        return self._model.config
+
+    @property
+    def device(self) -> torch.device:
+        """The model's."""
+        device: torch.device = self._model.device
+        return device
+
+    def __call__(self, **arguments: Any) -> Any:
+        """The model's own call; see `engine.generate.LanguageModel`."""
+        ids, cache = arguments["input_ids"], arguments["past_key_values"]
+        if self._state.failure is None and self._suits(ids, cache):
+            try:
+                logits = self._logits(ids, cache)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                self._state.failure = f"{type(error).__name__}: {error}"
+                self._state.steps.clear()
+                log.debug("no CUDA graphs, as a step could not be recorded: %s", self._state.failure)
+            else:
+                return StepOutput(logits)
+        if self._is_padded:  # turned by the same angles as in a step, which are those of the input alone
+            places = torch.arange(ids.shape[1], device=ids.device) + cache.get_seq_length()
+            arguments["position_ids"] = (places[None] - self._firsts[:, None]).clamp_min(0)
+        return self._model(**arguments)
+
+    def _suits(self, ids: Tensor, cache: Any) -> bool:
+        """Whether the pass is a step after a prompt, over a cache of our own."""
+        if not isinstance(cache, Cache) or torch.is_grad_enabled() or torch.is_autocast_enabled(ids.device.type):
+            return False
+        if ids.shape[1] > MOST_NEW or ids.numel() > MOST_ROWS or len(ids) != len(self._firsts):
+            return False
+        layers = cache.layers
+        if cache.get_seq_length() == 0 or len(layers) != len(self._model.model.layers):
+            return False
+        return all(type(layer) is GrowingLayer and layer.dtype == self._model.dtype for layer in layers)
+
+    def _logits(self, ids: Tensor, cache: Cache) -> Tensor:
+        """Logits (B, T, V), and T tokens more in the cache."""
+        num_new, held = ids.shape[1], cache.get_seq_length()
+        for layer in cache.layers:
+            layer.reserve(num_new, layer.buffers[0][0])
+        with self._state.lock, _on(ids.device):
+            step = self._step(ids, cache)
+            self._bind(step, cache)
+            step.ids.copy_(ids)
+            step.places.held.fill_(held)
+            if step.play is None:
+                self._record(step)
+            assert step.play is not None
+            step.play()
+            assert step.logits is not None
+            logits = step.logits.clone()  # the next play writes there
+        for layer in cache.layers:
+            layer.advance(num_new)
+        return logits
+
+    def _step(self, ids: Tensor, cache: Cache) -> _Step:
+        """The step of this shape, made if it is the first."""
+        steps, kind = self._state.steps, FusedKernels if self._state.is_fused else PlainKernels
+        key = (*ids.shape, *kind.key(cache))
+        head = self._head_weight()
+        if any(step.head is not head for step in steps.values()):
+            steps.clear()  # each holds a whole head that the model has replaced
+        if key in steps:
+            steps.move_to_end(key)
+            return steps[key]
+        while len(steps) >= MOST_GRAPHS:
+            steps.popitem(last=False)
+        held = torch.zeros(1, dtype=torch.long, device=ids.device)
+        places = Places(held, torch.zeros_like(self._firsts), ids.shape[1])
+        decoder, config = self._model.model, self._model.config
+        slopes = None if decoder.alibi is None else decoder.alibi.slopes
+        kernels: StepKernels
+        if self._state.is_fused:
+            kernels = FusedKernels(places, config.num_attention_heads, slopes, len(decoder.layers))
+        else:
+            kernels = PlainKernels(places, config.num_attention_heads, slopes, self._model.dtype)
+        step = steps[key] = _Step(torch.empty_like(ids), places, kernels, head)
+        return step
+
+    def _bind(self, step: _Step, cache: Cache) -> None:
+        """Tells the step which cache it works on, unless it was the last one too, with the room that it has."""
+        first = cache.layers[0]
+        bound = (weakref.ref(cache), first.capacity, first.buffers[0][0].data_ptr())
+        if step.bound != bound:  # a reference to a cache that is gone equals no other
+            step.kernels.bind(cache)
+            step.places.firsts.copy_(self._firsts)
+            step.bound = bound
+
+    def _head_weight(self) -> Tensor | None:
+        """The head as it was when this generation took its first step: looking at it again waits for the device."""
+        if not self._is_head_known:
+            head = self._model.lm_head
+            self._head = head.normalized_weight() if isinstance(head, NormHead) else None
+            self._is_head_known = True
+        return self._head
+
+    def _record(self, step: _Step) -> None:
+        """Lets `step.play` compute `step.logits`: by a CUDA graph, or, where none is wanted, as it stands."""
+        model = self._model
+
+        def compute() -> None:
+            step.logits = step_logits(model, step.ids, step.places, step.kernels, step.head)
+
+        if not self._state.is_recorded:
+            step.play = compute
+            return
+        state = self._state
+        if state.stream is None:
+            state.stream, state.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+        state.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(state.stream):
+            compute()  # compiles and chooses kernels; the graph writes the same to the same places
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=state.pool, stream=state.stream, capture_error_mode="thread_local"):
+            compute()
+        torch.cuda.current_stream().wait_stream(state.stream)
+        step.play = graph.replay
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes a GPU the present one, for Triton and graphs, which look at nothing else."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
