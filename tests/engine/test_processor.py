@@ -36,8 +36,9 @@ LEAST_CODE = 5 / 127
 
 @pytest.fixture(autouse=True)
 def steps_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slow steps too: they are as right."""
-    monkeypatch.setattr(steps, "most_rows", lambda: steps.MOST_ROWS)
+    """Slow steps too: they are as right. Long prompts as well, which have a way of their own where there is AMX."""
+    monkeypatch.setattr(steps, "most_rows", lambda *_: steps.MOST_ROWS)
+    monkeypatch.setattr("baichuan2.engine.prompt.suits", lambda *_: False)
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +152,7 @@ def test_a_long_prompt_is_the_same_bits_however_it_is_cut(
     tolerance = TOLERANCES_OF_CODES[torch.bfloat16]
     assert (wanted.float() - own.float()).abs().max() <= tolerance
     for most, parts in ((64, [301]), (33, [301]), (64, [200, 3, 98]), (40, [1, 299, 1])):
-        monkeypatch.setattr(steps, "most_rows", lambda most=most: most)
+        monkeypatch.setattr(steps, "most_rows", lambda *_, most=most: most)
         found, cache = in_steps(step, ids, parts, kind)
         assert torch.equal(found, wanted)
         assert torch.equal(cache.layers[1].values, wanted_cache.layers[1].values)
@@ -165,7 +166,7 @@ def test_long_padded_prompts_are_those_alone(size: Size, monkeypatch: pytest.Mon
     step = processor_model(model_of(size, max_position_embeddings=512, model_max_length=512))
     prompts = [random_ids(1, length, seed=length)[0].tolist() for length in (90, 3, 150, 33)]
     ids, mask = left_padded(prompts)
-    monkeypatch.setattr(steps, "most_rows", lambda: 40)
+    monkeypatch.setattr(steps, "most_rows", lambda *_: 40)
     together, cache = in_steps(step, ids, [150], mask=mask)
     assert cache.get_seq_length() == 150
     for row, prompt in enumerate(prompts):
@@ -182,11 +183,11 @@ def test_prompts_are_the_models_own_pass_where_steps_are_for_few_tokens(monkeypa
     own = BaichuanForCausalLM.forward
     monkeypatch.setattr(BaichuanForCausalLM, "forward", lambda *_, **call: calls.append(1) or own(*_, **call))
     for most, num_own in ((4, 1), (31, 1), (32, 0)):
-        monkeypatch.setattr(steps, "most_rows", lambda most=most: most)
+        monkeypatch.setattr(steps, "most_rows", lambda *_, most=most: most)
         in_steps(processor_model(model), ids, [37, 2, 1])
         assert len(calls) == num_own
         calls.clear()
-    monkeypatch.setattr(steps, "most_rows", lambda: 0)
+    monkeypatch.setattr(steps, "most_rows", lambda *_: 0)
     assert processor_model(model) is model
 
 

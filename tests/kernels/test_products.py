@@ -184,6 +184,17 @@ def test_prompts(name: str, outputs: int, width: int, rows: int) -> None:
     assert torch.equal(weight.times(inputs[-70:]).nan_to_num(), result[-70:].nan_to_num())
 
 
+@pytest.mark.skipif(not products.has_tiles(), reason="no matrix unit here, or no library of kernels")
+@pytest.mark.parametrize(("outputs", "width", "rows"), [(1, 5, 1), (33, 2171, 256), (70, 100, 545)])
+def test_weights_in_bfloat16(outputs: int, width: int, rows: int) -> None:
+    weight, inputs = random_inputs(outputs, width, torch.bfloat16), random_inputs(rows, width, torch.bfloat16)
+    check(products.multiply_bfloat16(inputs, weight), inputs, weight)
+    with pytest.raises(ValueError, match="weight must be"):
+        products.multiply_bfloat16(inputs, weight[:, 1:])
+    with pytest.raises(ValueError, match="inputs must be"):
+        products.multiply_bfloat16(inputs.float(), weight)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_numbers_that_are_none_spread_to_their_row_only(level: int, dtype: torch.dtype) -> None:
     for bad in (float("nan"), float("inf"), -float("inf")):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from baichuan2.engine.cache import GrowingLayer
@@ -41,19 +41,27 @@ def prompt_logits(model: Any, ids: Tensor, buffers: list[Any], held: int, num_ke
     for layer, ((keys,), (values,)) in zip(decoder.layers, buffers, strict=True):
         normed = prompts.add_norm(hidden, delta, *_norm(layer.input_layernorm))
         attention, mlp = layer.self_attn, layer.mlp
-        packed = attention.W_pack(normed).view(batch, num_new, 3, attention.num_heads, attention.head_dim)
+        packed = _product(attention.W_pack, normed).view(batch, num_new, 3, attention.num_heads, attention.head_dim)
         query = prompts.rotate_and_store(packed, rotation, keys, values, held)  # (B, H, T, D)
         seen = slice(held + num_new)
         mixed = F.scaled_dot_product_attention(
             query, keys[:, :, seen], values[:, :, seen], attn_mask=mask, is_causal=mask is None, scale=attention.scaling
         )
-        delta = attention.o_proj(mixed.transpose(1, 2).reshape(batch * num_new, -1))
+        delta = _product(attention.o_proj, mixed.transpose(1, 2).reshape(batch * num_new, -1))
         normed = prompts.add_norm(hidden, delta, *_norm(layer.post_attention_layernorm))
-        delta = mlp.down_proj(prompts.gated(mlp.gate_proj(normed), mlp.up_proj(normed)))
+        delta = _product(mlp.down_proj, prompts.gated(_product(mlp.gate_proj, normed), _product(mlp.up_proj, normed)))
     last = _last(hidden, batch, num_kept)
     normed = prompts.add_norm(last, None if delta is None else _last(delta, batch, num_kept), *_norm(decoder.norm))
     logits: Tensor = model.lm_head(normed.view(batch, num_kept, -1))
     return logits
+
+
+def _product(layer: nn.Module, rows: Tensor) -> Tensor:
+    """`rows` (M, K) times the layer's weight: (M, N)."""
+    if type(layer) is nn.Linear and layer.weight.is_contiguous():
+        return products.multiply_bfloat16(rows, layer.weight.detach())
+    product: Tensor = layer(rows)
+    return product
 
 
 def _norm(norm: Any) -> tuple[Tensor, float]:

@@ -23,6 +23,7 @@ __all__ = [
     "instructions",
     "is_available",
     "levels_of",
+    "multiply_bfloat16",
     "multiply_int4",
     "multiply_int8",
     "multiply_nf4",
@@ -34,7 +35,7 @@ MOST_ROWS = 64
 GROUP_SIZES = {"int4": (32, 64, 128), "int8": (0, 32, 64, 128)}
 NF4_BLOCK_SIZE, NESTED_BLOCK_SIZE = 64, 256
 NUM_LEVELS = 16
-FORMATS = {"int4": 0, "int8": 1, "nf4": 2}
+FORMATS = {"int4": 0, "int8": 1, "nf4": 2, "bfloat16": 3}
 NUMBERS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 SCALES_FLOAT16, SCALES_FLOAT32, SCALES_DOUBLE = 0, 1, 2
 
@@ -140,6 +141,22 @@ def multiply_nf4(
         inputs, codes, code, absmax, offset, nested_absmax, nested_code, out_features
     )
     return result
+
+
+def multiply_bfloat16(inputs: Tensor, weight: Tensor) -> Tensor:
+    """`inputs` (..., K) times `weight` (N, K), both bfloat16: (..., N). On the matrix unit only, and no torch operator.
+
+    Raises:
+        ValueError: they do not fit.
+        RuntimeError: there is no matrix unit, see `has_tiles`.
+    """
+    _check_inputs(inputs)
+    _check_part(inputs, "weight", weight, torch.bfloat16, (weight.shape[0], inputs.shape[-1]))
+    if inputs.dtype != torch.bfloat16 or inputs.device.type != "cpu":
+        raise ValueError(f"inputs must be bfloat16 on the processor, got {inputs.dtype} on {inputs.device}")
+    if not has_tiles():
+        raise RuntimeError("this processor has no matrix unit for bfloat16, or the library of kernels is missing")
+    return _run(inputs, weight.shape[0], "bfloat16", codes=_address(weight))
 
 
 @functools.lru_cache(maxsize=64)

@@ -57,7 +57,7 @@ def _check(name: str, values: Tensor, shape: tuple[int, ...], dtype: torch.dtype
 
 
 def add_norm(hidden: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
-    """Adds `delta` to `hidden`, (M, C) each, in place; returns its root-mean-square norm times `weight` (C,), (M, C)."""
+    """Adds `delta` to `hidden`, (M, C) each, in place; returns the norm of that times `weight` (C,): (M, C)."""
     rows, width = hidden.shape
     _check("hidden", hidden, (rows, width))
     _check("weight", weight, (width,))

@@ -130,9 +130,11 @@ static void prepare(const Product *product, Choice choice, void *prepared) {
 int baichuan2_multiply(const Product *product, int instructions, int threads) {
     if (instructions > baichuan2_instructions()) instructions = baichuan2_instructions();
 #ifdef __x86_64__
-    const int is_many = product->number == NUMBER_BFLOAT16 && product->num_rows >= LEAST_ROWS_MANY;
-    if (instructions >= INSTRUCTIONS_AMX_BF16 && is_many) return multiply_many_amx(product, threads);
+    const int is_for_tiles = instructions >= INSTRUCTIONS_AMX_BF16 && product->number == NUMBER_BFLOAT16;
+    if (is_for_tiles && (product->num_rows >= LEAST_ROWS_MANY || product->format == FORMAT_BFLOAT16))
+        return multiply_many_amx(product, threads);
 #endif
+    if (product->format == FORMAT_BFLOAT16) return -1; /* nobody asks for it elsewhere: see products.py */
     const Choice choice = choose(product, instructions);
     const int64_t steps = num_steps(product), outputs = product->num_outputs;
     const size_t width = choice.is_bfloat16 ? 2 : 4;

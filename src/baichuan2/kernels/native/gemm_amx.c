@@ -1,4 +1,4 @@
-/* Weights in few bits times many rows of bfloat16 inputs on the matrix unit: for prompts.
+/* Weights in few bits, or in bfloat16, times many rows of bfloat16 inputs on the matrix unit: for prompts.
  *
  * Each weight is computed in bfloat16 once for a chunk of rows, scale and all: round(level * scale), the very numbers
  * that the plain way of quantization/linear.py multiplies with. Sums are taken in float32, over a whole panel of inputs
@@ -72,7 +72,7 @@ static inline __attribute__((always_inline)) void transpose(__m512 *v) {
     }
 }
 
-/* The words of two vectors, 64 inputs, that half `half` of a block of weights meets, in the order of `unpack_4_bits`. */
+/* The words of two vectors, 64 inputs, that half `half` of a block's weights meets, in the order of `unpack_4_bits`. */
 static __m512i words_of(int format, int half) {
     uint16_t words[32];
     for (int i = 0; i < 32; i++) words[i] = (uint16_t)(format == FORMAT_NF4 ? 2 * i + !half : i + 32 * half);
@@ -128,6 +128,11 @@ static void read_scales(const Unpacking *task, int64_t output, float *scales) {
     }
 }
 
+/* Bytes of a row's codes in a block. */
+static inline int64_t block_bytes(const Product *product) {
+    return product->format == FORMAT_BFLOAT16 ? 2 * BLOCK : product->format == FORMAT_INT8 ? BLOCK : BLOCK / 2;
+}
+
 static inline __m512i pair(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
 
 /* 64 weights of 4 bits: a group has 16 values at most, so the levels are scaled, and looked up as bfloat16. */
@@ -162,19 +167,27 @@ static inline __attribute__((always_inline)) void unpack_8_bits(const uint8_t *c
     _mm512_store_si512(to + STEP_WORDS, pair(values[2], values[3]));
 }
 
+/* 64 numbers, or the `rest` that there are, zeros beyond. */
+static inline __attribute__((always_inline)) void copy_16_bits(const uint8_t *numbers, int64_t rest, uint16_t *to) {
+    const __mmask32 low = rest >= 32 ? 0xffffffff : (1u << rest) - 1;
+    const __mmask32 high = rest >= 64 ? 0xffffffff : rest <= 32 ? 0 : (1u << (rest - 32)) - 1;
+    _mm512_store_si512(to, _mm512_maskz_loadu_epi16(low, numbers));
+    _mm512_store_si512(to + STEP_WORDS, _mm512_maskz_loadu_epi16(high, numbers + (high ? 64 : 0)));
+}
+
 /* 16 outputs' weights of one block. Outputs beyond the last are that one again: nobody reads the sums. */
 static void unpack_block(const Unpacking *task, const float *scale) {
     const Product *product = task->chunk->product;
     const int64_t bytes = row_bytes(product), final = product->num_outputs - 1, first = task->output + 16 * task->tile;
-    const int64_t of_block = product->format == FORMAT_INT8 ? BLOCK : BLOCK / 2;
-    const uint8_t *codes = product->codes + task->block * of_block;
+    const uint8_t *codes = product->codes + task->block * block_bytes(product);
     uint16_t *to = task->target + 2 * (task->block - task->first) * STEP_WORDS + task->tile * TILE;
     const int is_fine = product->group_size == 32;
-    if (product->format == FORMAT_INT8) {
+    if (product->format == FORMAT_INT8 || product->format == FORMAT_BFLOAT16) {
         const int64_t rest = product->num_inputs - task->block * BLOCK;
         for (int r = 0; r < 16; r++) {
             const uint8_t *row = codes + (first + r < final ? first + r : final) * bytes;
-            unpack_8_bits(row, rest, scale + r * task->room, is_fine, to + r * 32);
+            if (product->format == FORMAT_BFLOAT16) copy_16_bits(row, rest, to + r * 32);
+            else unpack_8_bits(row, rest, scale + r * task->room, is_fine, to + r * 32);
         }
         return;
     }
@@ -195,7 +208,7 @@ static void unpack_block(const Unpacking *task, const float *scale) {
 static __attribute__((noinline)) int advance(Unpacking *task) {
     const Product *product = task->chunk->product;
     if (task->tile == 2) return 0;
-    if (task->block == task->first)
+    if (task->block == task->first && product->format != FORMAT_BFLOAT16)
         for (int r = 0; r < 16; r++) {
             const int64_t output = task->output + 16 * task->tile + r, final = product->num_outputs - 1;
             read_scales(task, output < final ? output : final, task->scales + r * task->room);
@@ -311,11 +324,12 @@ static Unpacking weights_of(const Chunk *chunk, const Scratch *scratch, int64_t 
 /* What to do beside the products of `rows` blocks of rows over `steps`: weights `next`, and codes `later`. */
 static Besides besides_of(const Chunk *chunk, Unpacking *next, int64_t later, int64_t rows, int64_t steps) {
     const Product *product = chunk->product;
-    const int64_t parts = 2 * (next->last - next->first), bytes = product->format == FORMAT_INT8 ? BLOCK : BLOCK / 2;
+    const int64_t parts = 2 * (next->last - next->first), bytes = block_bytes(product);
     Besides besides = {next, rows * steps / (parts + 1), 0, NULL, 0, 0, 0, row_bytes(product), 0, NULL};
     if (besides.every < 1) besides.every = 1;
     besides.due = besides.every;
-    if (later < 0) return besides;
+    /* the processor finds out by itself what comes next in long rows; asking would hold up the loads of tiles */
+    if (later < 0 || product->format == FORMAT_BFLOAT16) return besides;
     besides.codes = (const char *)product->codes + later * SIDE * besides.stride;
     besides.at = besides.begin = next->first * bytes;
     besides.end = next->last * bytes;

@@ -21,7 +21,7 @@ enum { MOST_INPUT_ROWS = 8, MOST_ROWS_AMX = 64 }; /* rows of inputs that share o
 /* The layout is mirrored by kernels/products.py: change both. */
 typedef struct {
     const uint8_t *codes;     /* int4: 32 bytes for 64 inputs, see blockwise.py; int8: one each; nf4: flat, high half
-                               * first; bfloat16, float16 (rows.h only): the numbers, without scales */
+                               * first; bfloat16, float16: the numbers, without scales (products: bfloat16 on tiles) */
     const void *scales;       /* (N, groups): float16, float32, or uint8 codes of `nested_levels` */
     const float *levels;      /* the 16 values of a 4-bit code */
     const float *nested_levels;  /* (256,), for SCALES_DOUBLE */
@@ -73,6 +73,7 @@ static inline int64_t scale_room(const Product *product) { return (num_steps(pro
 static inline int64_t row_bytes(const Product *product) {
     if (product->format == FORMAT_INT8) return product->num_inputs;
     if (product->format == FORMAT_NF4) return product->num_inputs / 2;
+    if (product->format == FORMAT_BFLOAT16) return product->num_inputs * 2;
     return (product->num_inputs + 63) / 64 * 32;
 }
 
