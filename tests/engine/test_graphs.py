@@ -18,7 +18,9 @@ from baichuan2.engine.generate import generate_batch, generate_tokens
 from baichuan2.engine.graphs import GRAPHS, GraphModel, State, graph_model
 from baichuan2.engine.quantized_cache import Int8Layer
 from baichuan2.engine.sampling import Sampling
+from baichuan2.engine.step_kernels import FusedKernels
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
+from baichuan2.quantization.apply import default_spec, quantized_linear, replace_modules
 from baichuan2.settings import LoadSettings
 from tests.tiny import SIZES, Size, random_ids, tiny_model
 
@@ -36,6 +38,12 @@ def model_of(size: Size, **changes: Any) -> BaichuanForCausalLM:
 
 def prompts_of(*lengths: int) -> list[list[int]]:
     return [random_ids(1, length, seed=length)[0].tolist() for length in lengths]
+
+
+def in_few_bits(model: BaichuanForCausalLM, format: Any) -> BaichuanForCausalLM:
+    names = [name for name, layer in model.named_modules() if type(layer) is nn.Linear]
+    replace_modules(model, names, lambda _, layer: quantized_linear(default_spec(format), layer.weight))
+    return model
 
 
 @pytest.fixture
@@ -194,9 +202,9 @@ def test_a_step_that_fails_is_the_models_own_pass(
 
 def test_who_is_not_recorded() -> None:
     model = model_of("7b")
-    assert graphs._why_not(model) is None
+    assert graphs._why_not(model, is_fused=False) is None
     assert graph_model(model, [0]) is model  # on the processor
-    assert graphs._why_not(model_of("7b").train()) == "the model is being trained"
+    assert graphs._why_not(model_of("7b").train(), is_fused=True) == "the model is being trained"
     for change in (
         lambda model: model.model.layers[1].mlp.register_forward_hook(lambda *_: None),
         lambda model: setattr(model.model.layers[0].mlp, "up_proj", nn.Identity()),
@@ -205,15 +213,36 @@ def test_who_is_not_recorded() -> None:
     ):
         changed = model_of("7b")
         change(changed)
-        assert "hooks" in (graphs._why_not(changed) or "")
-    assert "hooks" in (graphs._why_not(model_of("13b", alibi_numerics="official")) or "")
+        assert "hooks" in (graphs._why_not(changed, is_fused=True) or "")
+    assert "hooks" in (graphs._why_not(model_of("13b", alibi_numerics="official"), is_fused=True) or "")
     dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    assert "dynamic" in (graphs._why_not(model_of("7b", rope_parameters=dynamic)) or "")
+    assert "dynamic" in (graphs._why_not(model_of("7b", rope_parameters=dynamic), is_fused=True) or "")
 
 
-def test_own_quantised_layers_are_not_recorded() -> None:
-    model = load_model("demo-chat", LoadSettings(device="cpu", quantize="int8")).model
-    assert "block by block" in (graphs._why_not(model) or "")
+@pytest.mark.parametrize("format", ["int8", "int4"])
+def test_weights_in_few_bits_need_triton(format: Any) -> None:
+    model = in_few_bits(model_of("7b"), format)
+    assert graphs._why_not(model, is_fused=True) is None
+    assert "need Triton" in (graphs._why_not(model, is_fused=False) or "")
+    step = GraphModel(model, [0] * 5, State((), is_recorded=False))
+    ids = torch.zeros(5, graphs.MOST_ROWS_IN_FEW_BITS // 5 + 1, dtype=torch.long)
+    assert not step._suits(ids, new_cache())
+
+
+def test_a_fused_step_that_fails_is_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompt, sampling = model_of("7b"), prompts_of(9)[0], Sampling(max_new_tokens=6)
+    wanted = generate_batch(model, [prompt], sampling, stop_ids=frozenset())
+    state = State((), is_recorded=False, is_fused=True)
+    monkeypatch.setattr(generate, "graph_model", lambda model, firsts: GraphModel(model, firsts, state))
+
+    def fail(*_: Any) -> FusedKernels:
+        raise RuntimeError("no compiler for Triton")
+
+    monkeypatch.setattr(FusedKernels, "__init__", fail)
+    assert generate_batch(model, [prompt], sampling, stop_ids=frozenset()) == wanted
+    assert not state.is_fused
+    assert state.failure is None
+    assert state.steps
 
 
 def test_weights_elsewhere_are_another_state() -> None:
@@ -328,9 +357,7 @@ def test_the_librarys_layers_on_a_gpu(bits: int) -> None:
     for batch in (prompts[:1], prompts):
         generate_batch(model, batch, Sampling(max_new_tokens=8), stop_ids=frozenset())
     state = graphs._states.get(model)
-    if bits == 8:
-        assert state is None
-        return
     assert state is not None
+    assert state.is_fused
     assert state.failure is None
     assert len(state.steps) == 2

@@ -4,15 +4,25 @@ Triton is no requirement of this package: torch for NVIDIA and AMD brings it.
 """
 
 import os
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from baichuan2.engine.cache import new_cache
 from baichuan2.engine.graphs import GraphModel, State
-from baichuan2.model.modeling_baichuan import RMSNorm
+from baichuan2.model.block import RMSNorm
 from baichuan2.model.rope import rotate
-from tests.tiny import SIZES, Size, random_ids, tiny_model
+from baichuan2.quantization.blockwise import (
+    NONUNIFORM_CODEBOOK,
+    dequantize_int4,
+    dequantize_int8,
+    quantize_int4,
+    quantize_int8,
+)
+from tests.engine.test_graphs import in_few_bits
+from tests.tiny import random_ids, tiny_model
 
 fused = pytest.importorskip("baichuan2.kernels.fused", reason="no Triton here", exc_type=ImportError)
 
@@ -52,6 +62,51 @@ def test_add_norm(width: int, dtype: torch.dtype) -> None:
 def test_gated(dtype: torch.dtype) -> None:
     gate, up = numbers(3, 700, dtype=dtype) * 3, numbers(3, 700, dtype=dtype, seed=1)
     assert close(fused.gated(gate, up), torch.nn.functional.silu(gate) * up, dtype)
+
+
+def skip_products_that_the_interpreter_gets_wrong(rows: int, dtype: torch.dtype) -> None:
+    if IS_INTERPRETED and rows > 1 and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies the bits of bfloat16 in `dot`")
+
+
+def weight_of(count: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return numbers(count, width, dtype=dtype, seed=7) * width**-0.5
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("count", "width"), [(130, 320), (37, 1504)])
+def test_one_row_of_inputs(count: int, width: int, dtype: torch.dtype) -> None:
+    inputs, weight, other = numbers(1, width, dtype=dtype), weight_of(count, width, dtype), weight_of(2 * count, width)
+    wanted = inputs.double() @ weight.double().T
+    assert close(fused.row_times(inputs, weight), wanted, dtype)
+    up = other[count:].to(dtype)
+    gated = torch.nn.functional.silu(wanted) * (inputs.double() @ up.double().T)
+    assert close(fused.row_gated(inputs, weight, up), gated, dtype)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 20])
+@pytest.mark.parametrize("group_size", [0, 64])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_in_8_bits(rows: int, group_size: int, dtype: torch.dtype) -> None:
+    skip_products_that_the_interpreter_gets_wrong(rows + group_size, dtype)
+    inputs, stored = numbers(rows, 448, dtype=dtype), quantize_int8(weight_of(70, 448), group_size=group_size)
+    found = fused.times_int8(inputs, stored.codes, stored.scales, group_size, 1 / 128)
+    assert close(found, inputs.double() @ dequantize_int8(stored).double().T, dtype)
+    if group_size == 0:
+        found = fused.times_int8(inputs, stored.codes, stored.scales.float()[:, 0] / 128 * 127, 0, 1 / 127)
+        assert close(found, inputs.double() @ dequantize_int8(stored).double().T, dtype)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 20])
+@pytest.mark.parametrize(("width", "group_size"), [(448, 32), (1120, 64)])  # the second ends inside of 64 inputs
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_in_4_bits(rows: int, width: int, group_size: int, dtype: torch.dtype) -> None:
+    skip_products_that_the_interpreter_gets_wrong(rows, dtype)
+    inputs = numbers(rows, width, dtype=dtype)
+    stored = quantize_int4(weight_of(70, width), group_size=group_size, codebook=NONUNIFORM_CODEBOOK)
+    levels = stored.codebook.float() / 128
+    found = fused.times_int4(inputs, stored.codes, stored.scales, levels, group_size)
+    assert close(found, inputs.double() @ dequantize_int4(stored).double().T, dtype)
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
@@ -101,20 +156,36 @@ def test_attention(
     assert close(found, wanted, dtype)
 
 
-@torch.inference_mode()
-@pytest.mark.parametrize("size", SIZES)
-def test_a_whole_step(size: Size) -> None:
-    from baichuan2.engine.cache import new_cache
+FORMATS = {"7b": "none", "13b": "none", "7b int8": "int8", "13b int4": "int4", "7b LLM.int8": "library"}
 
-    model, ids = tiny_model(size).to(DEVICE), random_ids(2, 20).to(DEVICE)
-    step = GraphModel(model, [0, 0], State((), is_recorded=False, is_fused=True))
+
+@torch.inference_mode()
+@pytest.mark.parametrize("case", FORMATS)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_whole_step(case: str, batch: int) -> None:
+    format = FORMATS[case]
+    model: Any = tiny_model("7b" if case.startswith("7b") else "13b").to(DEVICE)
+    stepped = model  # what a step is to compute
+    if format == "library":
+        pytest.importorskip("bitsandbytes")
+        model.quantize(8)
+        stepped = tiny_model("7b").to(DEVICE)
+        for name, layer in model.named_modules():
+            if type(layer).__name__ == "Linear8bitLt":  # its codes, without the library's rounding of inputs
+                weight = layer.weight.data.float() * layer.weight.SCB[:, None] / 127
+                stepped.get_submodule(name).weight.data = weight
+    elif format != "none":
+        model = stepped = in_few_bits(model, format)
+    ids = random_ids(batch, 20).to(DEVICE)
+    step = GraphModel(model, [0] * batch, State((), is_recorded=False, is_fused=True))
     logits = []
-    for taken in (model, step):
+    for taken in (stepped, step):
         cache = new_cache()
         given = {"attention_mask": None, "past_key_values": cache, "use_cache": True}
-        taken(input_ids=ids[:, :15], logits_to_keep=1, **given)
+        model(input_ids=ids[:, :15], logits_to_keep=1, **given)
         for start, stop in ((15, 16), (16, 19), (19, 20)):
             logits.append(taken(input_ids=ids[:, start:stop], logits_to_keep=stop - start, **given).logits)
     assert step._state.failure is None
+    assert step._state.is_fused
     assert len(step._state.steps) == 2
     assert all((one - other).abs().max() <= 2e-5 for one, other in zip(logits[:3], logits[3:], strict=True))

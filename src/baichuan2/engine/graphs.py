@@ -3,12 +3,11 @@
 `graph_model` looks at a model once for each generation, as `processor_model` does on the processor. Prompts take the
 model's own pass; the first step of a shape (B inputs, T new tokens) is recorded, which takes a tenth of a second, and
 played again afterwards, by later generations too. What cannot be recorded runs as ever: adapters, hooks, other
-attention, models over several devices, LLM.int8, whose library waits for the device in each product.
+attention, models over several devices.
 """
 
 import logging
 import os
-import sys
 import threading
 import weakref
 from collections import OrderedDict
@@ -18,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
@@ -32,8 +30,8 @@ from baichuan2.engine.step_kernels import (
     StepKernels,
     has_fused_kernels,
 )
+from baichuan2.engine.step_products import is_stored_in_few_bits, library_layers
 from baichuan2.model.norm_head import NormHead
-from baichuan2.quantization.linear import Int4Linear, Int8Linear
 
 if TYPE_CHECKING:
     from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
@@ -45,7 +43,7 @@ GRAPHS = "BAICHUAN2_GRAPHS"
 MOST_ROWS = 256  # B * T; a pass of more is worth its starts
 MOST_NEW = 16  # tokens of one input: guesses
 MOST_GRAPHS = 8  # of one model; the one that was used least lately makes room
-UNRECORDED = (Int4Linear, Int8Linear)  # thousands of kernels, as their weights are dequantised block by block
+MOST_ROWS_IN_FEW_BITS = 64  # a weight that is dequantised once is worth while for more
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")  # others look at positions, and would wait for the device
 
 log = logging.getLogger(__name__)
@@ -62,13 +60,12 @@ def graph_model(model: Any, firsts: Sequence[int]) -> Any:
 
     if type(model) is not BaichuanForCausalLM:
         return model
-    reason = _why_not(model)
-    state = _state_of(model) if reason is None else None
-    if state is None or state.failure is not None:
-        if reason is not None:
-            log.debug("no CUDA graphs: %s", reason)
+    reason = _why_not(model, is_fused=_wants_fused(model))
+    if reason is not None:
+        log.debug("no CUDA graphs: %s", reason)
         return model
-    return GraphModel(model, firsts, state)
+    state = _state_of(model)
+    return model if state.failure is not None else GraphModel(model, firsts, state)
 
 
 def step_logits(
@@ -85,12 +82,13 @@ def step_logits(
     layer: Any
     for index, layer in enumerate(decoder.layers):
         hidden, normed = kernels.add_norm(hidden, delta, layer.input_layernorm)
-        mixed = kernels.mixed(layer.self_attn.W_pack(normed), index, rotation)
-        hidden, normed = kernels.add_norm(hidden, layer.self_attn.o_proj(mixed), layer.post_attention_layernorm)
-        mlp = layer.mlp
-        delta = mlp.down_proj(kernels.gated(mlp.gate_proj(normed), mlp.up_proj(normed)))
+        attention, mlp = layer.self_attn, layer.mlp
+        mixed = kernels.mixed(kernels.times(attention.W_pack, normed), index, rotation)
+        delta = kernels.times(attention.o_proj, mixed)
+        hidden, normed = kernels.add_norm(hidden, delta, layer.post_attention_layernorm)
+        delta = kernels.times(mlp.down_proj, kernels.gated(mlp, normed))
     _, normed = kernels.add_norm(hidden, delta, decoder.norm)
-    logits: Tensor = model.lm_head(normed) if head is None else F.linear(normed, head)
+    logits = kernels.times(model.lm_head, normed) if head is None else kernels.times_weight(head, normed)
     return logits.view(*ids.shape, -1)
 
 
@@ -130,38 +128,33 @@ def _state_of(model: "BaichuanForCausalLM") -> State:
     origin = tuple((tensor.data_ptr(), tensor.dtype) for tensor in tensors)
     state = _states.get(model)
     if state is None or state.origin != origin:
-        is_fused = has_fused_kernels() and os.environ.get(GRAPHS) != "plain" and _fits_fused(model)
-        state = _states[model] = State(origin, is_fused=is_fused)
+        state = _states[model] = State(origin, is_fused=_wants_fused(model))
     return state
 
 
-def _fits_fused(model: "BaichuanForCausalLM") -> bool:
-    """Whether all numbers are of one format, and a head's keys fill what is loaded at once."""
+def _wants_fused(model: "BaichuanForCausalLM") -> bool:
+    """Whether Triton is there, all numbers are of one format, and a head's keys fill what is loaded at once."""
+    if os.environ.get(GRAPHS) == "plain" or not has_fused_kernels():
+        return False
     head_bytes = model.config.head_dim * model.dtype.itemsize
     kinds = {values.dtype for name, values in model.named_parameters() if name.endswith("norm.weight")}
     return head_bytes % ALIGNMENT == 0 and kinds == {model.dtype}
 
 
-def _why_not(model: "BaichuanForCausalLM") -> str | None:
+def _why_not(model: "BaichuanForCausalLM", *, is_fused: bool) -> str | None:
     """Why steps of `model` are not recorded; None where they are."""
     if model.training:
         return "the model is being trained"
-    if not is_made_of(model, (*KNOWN, *_library_layers())):
-        return "the model has adapters, hooks, other attention, or layers that cannot be recorded"
-    if any(type(module) in UNRECORDED for module in model.modules()):
-        return "int8 and int4 layers of our own are dequantised block by block on a GPU"
+    if not is_made_of(model, (*KNOWN, *library_layers("Linear4bit", "Linear8bitLt"))):
+        return "the model has adapters, hooks, other attention, or layers that are not known"
+    if not is_fused and any(is_stored_in_few_bits(layer) for layer in model.modules()):
+        return "layers in 8 bits, and our own in 4, need Triton to be recorded"
     rotary = model.model.rotary_emb
     if rotary is not None and rotary.rope_type not in ROPE_TYPES:
         return f"rope scaling {rotary.rope_type} looks at positions"
     if len({values.device for values in model.parameters()}) != 1:
         return "the model lies on several devices"
     return None
-
-
-def _library_layers() -> tuple[type, ...]:
-    """The 4-bit layers by bitsandbytes, where somebody has imported them: no model has any else."""
-    module = sys.modules.get("baichuan2.quantization.bnb")
-    return () if module is None else (module.Linear4bit,)
 
 
 class GraphModel:
@@ -171,6 +164,7 @@ class GraphModel:
         self._model, self._state = model, state
         self._firsts = torch.tensor(firsts, device=model.device)  # (B,)
         self._is_padded = any(firsts)
+        self._is_in_few_bits = any(is_stored_in_few_bits(layer) for layer in model.modules())
         self._head: Tensor | None = None
         self._is_head_known = False
 
@@ -188,27 +182,33 @@ class GraphModel:
     def __call__(self, **arguments: Any) -> Any:
         """The model's own call; see `engine.generate.LanguageModel`."""
         ids, cache = arguments["input_ids"], arguments["past_key_values"]
-        if self._state.failure is None and self._suits(ids, cache):
+        while self._state.failure is None and self._suits(ids, cache):
             try:
-                logits = self._logits(ids, cache)
+                return StepOutput(self._logits(ids, cache))
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
-                self._state.failure = f"{type(error).__name__}: {error}"
-                self._state.steps.clear()
-                log.debug("no CUDA graphs, as a step could not be recorded: %s", self._state.failure)
-            else:
-                return StepOutput(logits)
+                self._give_up(error)
         if self._is_padded:  # turned by the same angles as in a step, which are those of the input alone
             places = torch.arange(ids.shape[1], device=ids.device) + cache.get_seq_length()
             arguments["position_ids"] = (places[None] - self._firsts[:, None]).clamp_min(0)
         return self._model(**arguments)
 
+    def _give_up(self, error: Exception) -> None:
+        """After a step that could not be recorded: the next are recorded without Triton, or none are."""
+        state = self._state
+        log.debug("a CUDA graph could not be recorded%s", " with Triton" if state.is_fused else "", exc_info=error)
+        state.steps.clear()
+        state.pool = None
+        was_fused, state.is_fused = state.is_fused, False
+        state.failure = _why_not(self._model, is_fused=False) if was_fused else f"{type(error).__name__}: {error}"
+
     def _suits(self, ids: Tensor, cache: Any) -> bool:
         """Whether the pass is a step after a prompt, over a cache of our own."""
         if not isinstance(cache, Cache) or torch.is_grad_enabled() or torch.is_autocast_enabled(ids.device.type):
             return False
-        if ids.shape[1] > MOST_NEW or ids.numel() > MOST_ROWS or len(ids) != len(self._firsts):
+        most = MOST_ROWS_IN_FEW_BITS if self._is_in_few_bits else MOST_ROWS
+        if ids.shape[1] > MOST_NEW or ids.numel() > most or len(ids) != len(self._firsts):
             return False
         layers = cache.layers
         if cache.get_seq_length() == 0 or len(layers) != len(self._model.model.layers):
@@ -286,16 +286,21 @@ class GraphModel:
         if not self._state.is_recorded:
             step.play = compute
             return
-        state = self._state
+        state, present = self._state, torch.cuda.current_stream()
         if state.stream is None:
-            state.stream, state.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
-        state.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(state.stream):
-            compute()  # compiles and chooses kernels; the graph writes the same to the same places
+            state.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        if state.pool is None:
+            state.pool = torch.cuda.graph_pool_handle()
+        state.stream.wait_stream(present)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=state.pool, stream=state.stream, capture_error_mode="thread_local"):
-            compute()
-        torch.cuda.current_stream().wait_stream(state.stream)
+        try:
+            with torch.cuda.stream(state.stream):
+                compute()  # compiles and chooses kernels; the graph writes the same to the same places
+            with torch.cuda.graph(graph, pool=state.pool, stream=state.stream, capture_error_mode="thread_local"):
+                compute()
+        finally:
+            torch.cuda.set_stream(present)  # a recording that fails leaves its own behind
+        present.wait_stream(state.stream)
         step.play = graph.replay
 
 

@@ -1,4 +1,4 @@
-"""What a decode step computes between its products, over a cache whose length is a number on the device.
+"""What a decode step computes, over a cache whose length is a number on the device.
 
 `PlainKernels` takes torch's own operations, on any device; `FusedKernels` those of `kernels.fused`, on a GPU. Both can
 be recorded in a CUDA graph: nothing here waits for the device or asks for a value. Recorded, the plain ones know the
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from baichuan2.engine import step_products
 from baichuan2.model.alibi import AlibiBias
 from baichuan2.model.block import RMSNorm
 from baichuan2.model.rope import rotate
@@ -46,7 +47,7 @@ class Places:
 
 
 class StepKernels(Protocol):
-    """The stages of a step besides products. M = B * T rows."""
+    """The stages of a step. M = B * T rows."""
 
     @staticmethod
     def key(cache: Cache) -> tuple[int, ...]:
@@ -64,8 +65,14 @@ class StepKernels(Protocol):
         `rotation`: cosines and sines (B, 1, T, D), or None where the bias by distance tells positions.
         """
 
-    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
-        """silu(`gate`) * `up`, (M, I)."""
+    def times(self, layer: Any, inputs: Tensor) -> Tensor:
+        """`inputs` (M, K) times the weight of a linear layer, (M, N)."""
+
+    def times_weight(self, weight: Tensor, inputs: Tensor) -> Tensor:
+        """`inputs` (M, K) times `weight` (N, K), (M, N)."""
+
+    def gated(self, mlp: Any, inputs: Tensor) -> Tensor:
+        """silu(gate(`inputs`)) * up(`inputs`), (M, I), by the layers of `mlp`."""
 
 
 class PlainKernels:
@@ -117,9 +124,19 @@ class PlainKernels:
         bias = AlibiBias(self._slopes, places.held, places.num_new, self._dtype, "relative")
         return bias.block(0, places.num_new, capacity, visible=visible[:, None])
 
-    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+    def times(self, layer: Any, inputs: Tensor) -> Tensor:
         """See `StepKernels`."""
-        return F.silu(gate) * up
+        product: Tensor = layer(inputs)
+        return product
+
+    def times_weight(self, weight: Tensor, inputs: Tensor) -> Tensor:
+        """See `StepKernels`."""
+        return F.linear(inputs, weight)
+
+    def gated(self, mlp: Any, inputs: Tensor) -> Tensor:
+        """See `StepKernels`."""
+        gated: Tensor = F.silu(mlp.gate_proj(inputs)) * mlp.up_proj(inputs)
+        return gated
 
 
 class FusedKernels:
@@ -158,9 +175,17 @@ class FusedKernels:
         scaling = float(packed.shape[-1] ** -0.5)
         return self._fused.attend(query, *where, places.firsts, self._slopes, places.num_new, scaling)
 
-    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+    def times(self, layer: Any, inputs: Tensor) -> Tensor:
         """See `StepKernels`."""
-        return self._fused.gated(gate, up)
+        return step_products.times(layer, inputs)
+
+    def times_weight(self, weight: Tensor, inputs: Tensor) -> Tensor:
+        """See `StepKernels`."""
+        return step_products.times_weight(weight, inputs)
+
+    def gated(self, mlp: Any, inputs: Tensor) -> Tensor:
+        """See `StepKernels`."""
+        return step_products.gated_times(mlp, inputs)
 
 
 @functools.cache

@@ -11,11 +11,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["add_norm", "attend", "gated", "rotate_and_store"]
+__all__ = ["add_norm", "attend", "gated", "rotate_and_store", "row_gated", "row_times", "times_int4", "times_int8"]
 
 KEYS = 64  # that a program looks at at once
 MOST_SPLITS = 16
 PROGRAMS = 512  # about four for each multiprocessor of a large GPU
+ROWS_OF_WEIGHT = 4  # that a program multiplies with one row of inputs
+INPUTS = 1024  # that it takes at once
+COLUMNS = 32  # of a product with several rows
 
 
 @triton.jit
@@ -236,3 +239,197 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
     block = 1024
     _gated[(triton.cdiv(gate.numel(), block),)](gate, up, product, gate.numel(), block=block, num_warps=4)
     return product
+
+
+@triton.jit
+def _row_times(  # budget: a kernel's operands
+    inputs, weight, scales, output, width, count, factor,
+    has_scales: tl.constexpr, rows: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * rows + tl.arange(0, rows)
+    is_row = row < count
+    start = weight + row.to(tl.int64)[:, None] * width
+    summed = tl.zeros([rows, block], dtype=tl.float32)
+    for first in range(0, width, block):
+        at = first + tl.arange(0, block)
+        inside = at < width
+        number = tl.load(inputs + at, mask=inside, other=0.0).to(tl.float32)
+        part = tl.load(start + at[None, :], mask=is_row[:, None] & inside[None, :], other=0)
+        summed += part.to(tl.float32) * number[None, :]
+    product = tl.sum(summed, 1)
+    if has_scales:
+        product *= tl.load(scales + row, mask=is_row, other=0.0).to(tl.float32) * factor
+    tl.store(output + row, product.to(output.dtype.element_ty), mask=is_row)
+
+
+@triton.jit
+def _row_gated(inputs, gate, up, output, width, count, rows: tl.constexpr, block: tl.constexpr):
+    row = tl.program_id(0) * rows + tl.arange(0, rows)
+    is_row = row < count
+    kind = output.dtype.element_ty
+    start = row.to(tl.int64)[:, None] * width
+    opened = tl.zeros([rows, block], dtype=tl.float32)
+    summed = tl.zeros([rows, block], dtype=tl.float32)
+    for first in range(0, width, block):
+        at = first + tl.arange(0, block)
+        inside = at < width
+        wanted = is_row[:, None] & inside[None, :]
+        number = tl.load(inputs + at, mask=inside, other=0.0).to(tl.float32)[None, :]
+        opened += tl.load(gate + start + at[None, :], mask=wanted, other=0.0).to(tl.float32) * number
+        summed += tl.load(up + start + at[None, :], mask=wanted, other=0.0).to(tl.float32) * number
+    wide = tl.sum(opened, 1).to(kind).to(tl.float32)
+    silu = (wide / (1.0 + tl.exp(-wide))).to(kind).to(tl.float32)
+    tl.store(output + row, (silu * tl.sum(summed, 1).to(kind).to(tl.float32)).to(kind), mask=is_row)
+
+
+def row_times(inputs: Tensor, weight: Tensor, scales: Tensor | None = None, factor: float = 1.0) -> Tensor:
+    """One row `inputs` (1, K) times `weight` (N, K), in its dtype or int8: (1, N), summed in float32.
+
+    `scales` (N,), times `factor`: what the rows of codes are multiplied by.
+    """
+    count, width = weight.shape
+    output = torch.empty(1, count, dtype=inputs.dtype, device=inputs.device)
+    _row_times[(triton.cdiv(count, ROWS_OF_WEIGHT),)](
+        inputs, weight, inputs if scales is None else scales, output, width, count, factor,
+        has_scales=scales is not None, rows=ROWS_OF_WEIGHT, block=INPUTS * (2 if weight.dtype == torch.int8 else 1),
+        num_warps=4,
+    )  # fmt: skip
+    return output
+
+
+def row_gated(inputs: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+    """silu(`inputs` `gate`^T) * (`inputs` `up`^T) of one row (1, K) and two weights (N, K): (1, N)."""
+    count, width = gate.shape
+    output = torch.empty(1, count, dtype=inputs.dtype, device=inputs.device)
+    rows = ROWS_OF_WEIGHT // 2
+    _row_gated[(triton.cdiv(count, rows),)](
+        inputs, gate, up, output, width, count, rows=rows, block=INPUTS, num_warps=4
+    )  # fmt: skip
+    return output
+
+
+@triton.jit
+def _times_int8(  # budget: a kernel's operands
+    inputs, codes, scales, output, num_rows, width, count, factor, group: tl.constexpr,
+    rows: tl.constexpr, columns: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    column = tl.program_id(0) * columns + tl.arange(0, columns)
+    is_column = column < count
+    row = tl.program_id(1) * rows + tl.arange(0, rows)
+    is_row = row < num_rows
+    kind = inputs.dtype.element_ty
+    groups = 1 if group == 0 else tl.cdiv(width, group)
+    summed = tl.zeros([rows, columns], dtype=tl.float32)
+    for first in range(0, width, block):
+        at = first + tl.arange(0, block)
+        inside = at < width
+        number = tl.load(inputs + row[:, None] * width + at[None, :], mask=is_row[:, None] & inside[None, :], other=0.0)
+        wanted = inside[:, None] & is_column[None, :]
+        part = tl.load(codes + column.to(tl.int64)[None, :] * width + at[:, None], mask=wanted, other=0).to(tl.float32)
+        if group != 0:
+            part *= tl.load(scales + column[None, :] * groups + (at // group)[:, None], mask=wanted, other=0.0).to(
+                tl.float32
+            )
+        summed = tl.dot(number, part.to(kind), summed, input_precision="ieee")
+    if group == 0:
+        summed *= tl.load(scales + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
+    summed *= factor
+    place = output + row.to(tl.int64)[:, None] * count + column[None, :]
+    tl.store(place, summed.to(kind), mask=is_row[:, None] & is_column[None, :])
+
+
+def times_int8(inputs: Tensor, codes: Tensor, scales: Tensor, group_size: int, factor: float) -> Tensor:
+    """`inputs` (M, K) times a weight in 8 bits: `codes` int8 (N, K), times `scales` (N, groups) and `factor`: (M, N).
+
+    `group_size`: inputs that share a scale; 0: each row of codes has one.
+    """
+    num_rows, width = inputs.shape
+    if num_rows == 1 and group_size == 0:
+        return row_times(inputs, codes, scales, factor)
+    count = codes.shape[0]
+    output = torch.empty(num_rows, count, dtype=inputs.dtype, device=inputs.device)
+    rows = 16 if num_rows <= 16 else 32
+    grid = (triton.cdiv(count, COLUMNS), triton.cdiv(num_rows, rows))
+    _times_int8[grid](
+        inputs, codes, scales, output, num_rows, width, count, factor, group=group_size, rows=rows, columns=COLUMNS,
+        block=128, num_warps=4,
+    )  # fmt: skip
+    return output
+
+
+@triton.jit
+def _times_int4(  # budget: a kernel's operands
+    inputs, codes, scales, levels, output, num_rows, width, count, num_bytes, groups, group: tl.constexpr,
+    rows: tl.constexpr, columns: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    column = tl.program_id(0) * columns + tl.arange(0, columns)
+    is_column = column < count
+    row = tl.program_id(1) * rows + tl.arange(0, rows)
+    is_row = row < num_rows
+    kind = inputs.dtype.element_ty
+    summed = tl.zeros([rows, columns], dtype=tl.float32)
+    for first in range(0, num_bytes, block):
+        byte = first + tl.arange(0, block)
+        wanted = (byte < num_bytes)[:, None] & is_column[None, :]
+        packed = tl.load(codes + column.to(tl.int64)[None, :] * num_bytes + byte[:, None], mask=wanted, other=0)
+        low = byte // 32 * 64 + byte % 32  # the input of its low half; that of the high half is 32 further
+        for half in tl.static_range(2):
+            at = low + 32 * half
+            inside = at < width
+            number = tl.load(
+                inputs + row[:, None] * width + at[None, :], mask=is_row[:, None] & inside[None, :], other=0.0
+            )
+            part = tl.load(levels + ((packed >> (4 * half)) & 15).to(tl.int32))
+            scale = tl.load(scales + column[None, :] * groups + (at // group)[:, None],
+                            mask=inside[:, None] & is_column[None, :], other=0.0)  # fmt: skip
+            summed = tl.dot(number, (part * scale.to(tl.float32)).to(kind), summed, input_precision="ieee")
+    place = output + row.to(tl.int64)[:, None] * count + column[None, :]
+    tl.store(place, summed.to(kind), mask=is_row[:, None] & is_column[None, :])
+
+
+@triton.jit
+def _row_times_int4(  # budget: a kernel's operands
+    inputs, codes, scales, levels, output, width, count, num_bytes, groups, group: tl.constexpr,
+    rows: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * rows + tl.arange(0, rows)
+    is_row = row < count
+    start = codes + row.to(tl.int64)[:, None] * num_bytes
+    summed = tl.zeros([rows, block], dtype=tl.float32)
+    for first in range(0, num_bytes, block):
+        byte = first + tl.arange(0, block)
+        packed = tl.load(start + byte[None, :], mask=is_row[:, None] & (byte < num_bytes)[None, :], other=0)
+        low = byte // 32 * 64 + byte % 32
+        for half in tl.static_range(2):
+            at = low + 32 * half
+            inside = at < width
+            number = tl.load(inputs + at, mask=inside, other=0.0).to(tl.float32)[None, :]
+            part = tl.load(levels + ((packed >> (4 * half)) & 15).to(tl.int32))
+            scale = tl.load(scales + row[:, None] * groups + (at // group)[None, :],
+                            mask=is_row[:, None] & inside[None, :], other=0.0)  # fmt: skip
+            summed += part * scale.to(tl.float32) * number
+    tl.store(output + row, tl.sum(summed, 1).to(output.dtype.element_ty), mask=is_row)
+
+
+def times_int4(inputs: Tensor, codes: Tensor, scales: Tensor, levels: Tensor, group_size: int) -> Tensor:
+    """`inputs` (M, K) times a weight in 4 bits: (M, N).
+
+    `codes` uint8 (N, ceil(K / 64) * 32), packed as `blockwise.pack_int4` says; `scales` (N, ceil(K / `group_size`));
+    `levels` float32 (16,): what the codes stand for.
+    """
+    num_rows, width = inputs.shape
+    count, num_bytes = codes.shape
+    output = torch.empty(num_rows, count, dtype=inputs.dtype, device=inputs.device)
+    if num_rows == 1:
+        _row_times_int4[(triton.cdiv(count, ROWS_OF_WEIGHT),)](
+            inputs, codes, scales, levels, output, width, count, num_bytes, scales.shape[1], group=group_size,
+            rows=ROWS_OF_WEIGHT, block=INPUTS // 2, num_warps=4,
+        )  # fmt: skip
+        return output
+    rows = 16 if num_rows <= 16 else 32
+    grid = (triton.cdiv(count, COLUMNS), triton.cdiv(num_rows, rows))
+    _times_int4[grid](
+        inputs, codes, scales, levels, output, num_rows, width, count, num_bytes, scales.shape[1], group=group_size,
+        rows=rows, columns=COLUMNS, block=64, num_warps=4,
+    )  # fmt: skip
+    return output
