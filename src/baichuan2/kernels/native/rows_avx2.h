@@ -1,4 +1,4 @@
-/* What rows_avx2.c and rows_avx2_numbers.c share: how rows are cut into tiles, and how weights are asked for. */
+/* What rows_avx2.c and rows_avx2_numbers.c share: how inputs are cut, and how weights are asked for. */
 #ifndef BAICHUAN2_ROWS_AVX2_H
 #define BAICHUAN2_ROWS_AVX2_H
 
@@ -6,11 +6,8 @@
 #include "rows_kernels.h"
 
 enum {
-    BLOCK = 64,          /* inputs that share a scale */
-    VECTOR = 16,         /* 16-bit integers in a register */
-    PANEL_OUTPUTS = 8,   /* for many rows, a chunk of so many outputs is taken apart and stays near in the cache */
-    TILE_ROWS = 3,
-    TILE_OUTPUTS = 2,    /* sums that fill the registers */
+    BLOCK = 64,  /* inputs that share a scale */
+    VECTOR = 16, /* 16-bit integers in a register */
 };
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

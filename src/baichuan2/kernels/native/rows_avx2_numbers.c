@@ -5,7 +5,12 @@
 #include "rows_avx2.h"
 
 enum { LANES = 8, PIECE = 2 * LANES, PANEL_PIECES = 32 };
-enum { ROWS_DIRECT = 4 }; /* two sums each */
+enum {
+    ROWS_DIRECT = 4,   /* two sums each */
+    PANEL_OUTPUTS = 8, /* for more rows, a chunk of so many outputs is taken apart and stays near in the cache */
+    TILE_ROWS = 3,
+    TILE_OUTPUTS = 2,
+};
 
 static int64_t num_pieces(const Weight *weight) { return (weight->num_inputs + PIECE - 1) / PIECE; }
 
