@@ -75,6 +75,8 @@ class ProcessorModel:
         decoder = model.model
         self._dtype = decoder.norm.weight.dtype
         self._layers = [_layer_weights(layer, self._dtype) for layer in decoder.layers]
+        weights = [(layer.packed, layer.output, layer.gate, layer.up, layer.down) for layer in self._layers]
+        self._is_16_bits = any(weight.is_16_bits for of_layer in weights for weight in of_layer)
         embedding, head = decoder.embed_tokens, model.lm_head
         is_stored = isinstance(embedding, Int8Embedding)
         if (embedding.dtype if is_stored else embedding.weight.dtype) != self._dtype:
@@ -100,7 +102,7 @@ class ProcessorModel:
     @property
     def rows_at_once(self) -> int:
         """How many tokens go through at hardly more than the cost of one."""
-        return max(1, min(ROWS_AT_ONCE.get(products.instructions() or "", 1), steps.most_rows()))
+        return max(1, min(ROWS_AT_ONCE.get(products.instructions() or "", 1), steps.most_rows(self._is_16_bits)))
 
     def __call__(self, **arguments: Any) -> Any:
         """The model's own call; see `engine.generate.LanguageModel`."""
@@ -111,7 +113,7 @@ class ProcessorModel:
             keep = int(arguments["logits_to_keep"])
             if prompt.suits(self._model, ids, firsts, cast(Cache, cache)):
                 return StepOutput(self._prompt_logits(ids, held, cast(Cache, cache), keep))
-            if steps.most_rows() >= min(LEAST_PIECE, ids.numel()):
+            if steps.most_rows(self._is_16_bits) >= min(LEAST_PIECE, ids.numel()):
                 return StepOutput(self._logits(ids, firsts, held, cast(Cache, cache), keep))
         if firsts is not None and any(firsts):
             # as in a step, where a padded prompt is turned by the same angles as alone
@@ -174,7 +176,7 @@ class ProcessorModel:
         step, head = self._step_for(type(cache.layers[0])), self._head_weight()
         logits = torch.empty(batch * num_kept, head.shape[0], dtype=self._dtype)
         num_done = 0
-        for begin, end in _pieces(len(place)):
+        for begin, end in _pieces(len(place), steps.most_rows(self._is_16_bits)):
             wanted = [row for row, at in enumerate(place[begin:end]) if at >= held + num_new - num_kept]
             rows = Rows(sequence[begin:end], place[begin:end], first[begin:end], wanted)
             embeddings = self._model.model.embed_tokens(known[begin:end])  # (M, C) of the piece
@@ -266,9 +268,9 @@ def _is_plain(model: "BaichuanForCausalLM | PlainBaichuan") -> bool:
     return is_made_of(model, KNOWN) and bool(model.device.type == "cpu")
 
 
-def _pieces(num_rows: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of pieces that a step takes, all nearly as long."""
-    count = -(-num_rows // steps.most_rows())
+def _pieces(num_rows: int, most: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of pieces of `most` tokens or fewer, all nearly as long."""
+    count = -(-num_rows // most)
     for piece in range(count):
         yield piece * num_rows // count, (piece + 1) * num_rows // count
 

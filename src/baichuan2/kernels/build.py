@@ -38,6 +38,8 @@ X86_SOURCES = {
     "attention_avx2.c": AVX2_FLAGS,
     "attention_avx512.c": AVX512_FLAGS,
     "amx_bf16.c": (*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+    "rows_amx.c": (*AVX512_FLAGS, "-mavx512vbmi", "-mamx-tile", "-mamx-int8"),
+    "rows_amx_inputs.c": (*AVX512_FLAGS, "-mavx512vbmi"),
     "gemm_amx.c": (*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
     "prompt_avx512.c": AVX512_FLAGS,
 }

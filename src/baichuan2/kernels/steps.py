@@ -107,6 +107,11 @@ class StoredWeight:
         return self.structure.num_outputs, self.structure.num_inputs
 
     @property
+    def is_16_bits(self) -> bool:
+        """Whether it holds numbers, not codes."""
+        return self.structure.format in NUMBER_FORMATS.values()
+
+    @property
     def kind(self) -> tuple[int, int, int]:
         """What inputs are prepared for: weights of one kind can share them."""
         return self.structure.format, self.structure.group_size, self.structure.scale_kind
@@ -163,13 +168,16 @@ def is_available() -> bool:
 
 
 @functools.cache
-def most_rows() -> int:
-    """Up to how many tokens in one call a step beats the model's own passes, as the library says; 0: never."""
+def most_rows(is_16_bits: bool = False) -> int:
+    """Up to how many tokens in one call a step beats the model's own passes, as the library says; 0: never.
+
+    `is_16_bits`: of a model with weights in 16 bits, which the matrix unit does not multiply in steps.
+    """
     advised = getattr(_library(), "baichuan2_step_rows", None)
     if advised is None:  # no library, or one that gives no advice
         return 0
-    advised.restype, advised.argtypes = ctypes.c_int, (ctypes.c_int,)
-    return max(0, min(int(advised(limit(len(products.INSTRUCTIONS) - 1))), MOST_ROWS))
+    advised.restype, advised.argtypes = ctypes.c_int, (ctypes.c_int, ctypes.c_int)
+    return max(0, min(int(advised(limit(len(products.INSTRUCTIONS) - 1), is_16_bits)), MOST_ROWS))
 
 
 def plain_weight(weight: Tensor) -> StoredWeight:

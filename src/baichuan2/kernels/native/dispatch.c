@@ -52,7 +52,7 @@ int baichuan2_instructions(void) {
     return found;
 }
 
-/* Bits of EXTENSION_VNNI and EXTENSION_VBMI: what goes beyond AVX-512, where there is that. */
+/* Bits of EXTENSION_VNNI, EXTENSION_VBMI and EXTENSION_AMX_INT8: what goes beyond AVX-512, where there is that. */
 int baichuan2_extensions(void) {
     static int found = -1;
     if (found >= 0) return found;
@@ -60,7 +60,8 @@ int baichuan2_extensions(void) {
 #ifdef __x86_64__
     uint32_t a, b, c, d;
     if (baichuan2_instructions() >= INSTRUCTIONS_AVX512 && __get_cpuid_count(7, 0, &a, &b, &c, &d))
-        extensions = (c >> 11 & 1 ? EXTENSION_VNNI : 0) | (c >> 1 & 1 ? EXTENSION_VBMI : 0);
+        extensions = (c >> 11 & 1 ? EXTENSION_VNNI : 0) | (c >> 1 & 1 ? EXTENSION_VBMI : 0) |
+                     (d >> 25 & 1 ? EXTENSION_AMX_INT8 : 0);
 #endif
     return found = extensions;
 }

@@ -17,6 +17,12 @@ int rows_instructions(void) {
 }
 
 #ifdef __x86_64__
+/* Whether the matrix unit multiplies bytes here; processors that have it also have VNNI and VBMI. */
+static int has_amx(int instructions) {
+    const int needed = EXTENSION_VBMI | EXTENSION_AMX_INT8;
+    return instructions >= INSTRUCTIONS_AMX_BF16 && (baichuan2_extensions() & needed) == needed;
+}
+
 /* Of AVX-512, by its extensions. Tests reach the lesser ones by a limit below what the processor has. */
 static const RowsKernel *kernel_of_avx512(int instructions) {
     const int is_limited = instructions < baichuan2_instructions(), extensions = baichuan2_extensions();
@@ -31,6 +37,7 @@ static const RowsKernel *kernel_of(const Weight *weight) {
     (void)weight;
     (void)instructions;
 #ifdef __x86_64__
+    if (has_amx(instructions) && !is_16_bits(weight)) return &rows_kernel_amx;
     if (instructions >= INSTRUCTIONS_AVX512) return kernel_of_avx512(instructions);
     if (instructions >= INSTRUCTIONS_AVX2) return is_16_bits(weight) ? &rows_kernel_numbers_avx2 : &rows_kernel_avx2;
 #endif
@@ -52,13 +59,15 @@ void rows_multiply(const Weight *weight, const void *prepared, int64_t num_rows,
     kernel_of(weight)->multiply(weight, prepared, num_rows, first, last, out, stride, scratch);
 }
 
-int baichuan2_step_rows(int instructions) {
+int baichuan2_step_rows(int instructions, int is_16_bits) {
     const int used = baichuan2_instructions() < instructions ? baichuan2_instructions() : instructions;
     if (used == INSTRUCTIONS_AVX2) return MOST_ROWS;
     if (used < INSTRUCTIONS_AVX512) return 0;
 #ifdef __x86_64__
+    if (has_amx(used) && !is_16_bits) return MOST_ROWS;
     if (kernel_of_avx512(used) == &rows_kernel_avx512) return 0;
 #endif
+    (void)is_16_bits;
     /* by counting instructions; the matrix unit's products, which only the modules use, are faster from then on */
     return used == INSTRUCTIONS_AMX_BF16 ? 2 : 8;
 }

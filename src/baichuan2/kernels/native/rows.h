@@ -4,8 +4,8 @@
  * order of the kernel, each thread its part, then, after a barrier of the caller's, `rows_multiply` computes ranges of
  * outputs. A result depends neither on the other rows nor on how outputs and preparation are shared among threads.
  *
- * On AVX2 and AVX-512 VNNI inputs of each 64 are 16-bit integers with a scale (products with 4-bit and 8-bit weights):
- * an error of 2^-16 of the greatest of them. Inputs that are no numbers, infinite, or whose block of 64 has its greatest magnitude beyond 2^80
+ * On AVX2, AVX-512 VNNI and AMX inputs of each 64 are 16-bit integers with a scale (products with 4-bit and 8-bit
+ * weights): an error of 2^-16 of the greatest of them. Inputs that are no numbers, infinite, or whose block of 64 has its greatest magnitude beyond 2^80
  * or below 2^-64 are multiplied in float32, which is slow. All pointers may be unaligned but `prepared` and `scratch`
  * (64 bytes).
  */
@@ -52,8 +52,9 @@ void rows_limit(int instructions);
 /* The number of the instruction set that is used. */
 int rows_instructions(void);
 
-/* For how many rows in one call a step beats torch's passes with up to these instructions; 0: never. As measured. */
-int baichuan2_step_rows(int instructions);
+/* For how many rows in one call a step of weights in few bits, or in 16, beats the modules' passes with up to these
+ * instructions; 0: never. */
+int baichuan2_step_rows(int instructions, int is_16_bits);
 
 /* So that a library of another version is not read by the wrong layout. */
 int64_t baichuan2_weight_size(void);

@@ -15,13 +15,13 @@ typedef struct {
 } RowsKernel;
 
 extern const RowsKernel rows_kernel_plain, rows_kernel_avx2, rows_kernel_numbers_avx2, rows_kernel_avx512,
-    rows_kernel_vnni, rows_kernel_vbmi;
+    rows_kernel_vnni, rows_kernel_vbmi, rows_kernel_amx;
 
 /* Outputs first ... last - 1 of one row of inputs (K,) in float32, whatever they are; `scratch`: `row_avx2_room` bytes. */
 void multiply_row_avx2(const Weight *weight, const float *inputs, int64_t first, int64_t last, float *out, void *scratch);
 int64_t row_avx2_room(const Weight *weight);
 
-enum { EXTENSION_VNNI = 1, EXTENSION_VBMI = 2 };
+enum { EXTENSION_VNNI = 1, EXTENSION_VBMI = 2, EXTENSION_AMX_INT8 = 4 };
 
 int baichuan2_instructions(void);
 int baichuan2_extensions(void);

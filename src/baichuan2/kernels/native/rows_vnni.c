@@ -8,18 +8,16 @@
  * products leave 16 exact sums of 25 or 32 bits, which are scaled and added up in float32. Weights in 16 bits are
  * multiplied in float32.
  */
-#include "avx512.h"
-#include "numbers_avx512.h"
-#include "rows_kernels.h"
+#include "rows_avx512.h"
 
 enum {
-    BLOCK = 64,            /* inputs that share a scale */
     GREATEST = 32767,      /* of 16 bits */
     GREATEST_OF_TWO = 127 * 256 + 127, /* of two digits with signs */
     TOGETHER = 4,          /* rows of inputs */
     CHAINS = 2,            /* sums of a row that do not wait for each other */
     CHAINS_OF_16_BITS = 4,
-    SHIFT = 128            /* makes a level of int4 a byte without sign */
+    SHIFT = 128,           /* makes a level of int4 a byte without sign */
+    SCALES_AHEAD = 1024    /* bytes */
 };
 
 /* Prepared inputs. Scales, also `shifts`, stand for each block, or twice for a block with groups of 32. */
@@ -31,11 +29,7 @@ typedef struct {
     int64_t blocks, entries;
 } Inputs;
 
-INLINE int64_t num_blocks(const Weight *weight) { return (weight->num_inputs + BLOCK - 1) / BLOCK; }
-
 INLINE int bytes_of_block(int format) { return format == FORMAT_INT4 ? 192 : 128; }
-
-INLINE int per_block(const Weight *weight) { return weight->group_size == 32 ? 2 : 1; }
 
 static Inputs inputs_of(const Weight *weight, const void *prepared, int64_t num_rows) {
     const int64_t blocks = num_blocks(weight), entries = (blocks * per_block(weight) + WIDTH - 1) / WIDTH * WIDTH;
@@ -176,10 +170,7 @@ typedef struct {
 
 static Task task_of(const Weight *weight, const void *prepared, int64_t num_rows, void *scratch) {
     Task task = {.weight = weight, .inputs = inputs_of(weight, prepared, num_rows), .unit = 1.0f, .scratch = scratch};
-    task.scales = (Product){.scales = weight->scales, .nested_levels = weight->nested_levels,
-                            .nested_scales = weight->nested_scales, .offset = weight->offset, .format = weight->format,
-                            .scale_kind = weight->scale_kind, .num_inputs = weight->num_inputs,
-                            .group_size = weight->group_size, .levels = weight->levels, .codes = weight->codes};
+    task.scales = product_of(weight);
     task.row_size = is_16_bits(weight) ? 2 * weight->num_inputs : row_bytes(&task.scales);
     task.num_groups = num_groups(&task.scales);
     if (weight->format != FORMAT_INT4 && weight->format != FORMAT_NF4) return task;
@@ -202,20 +193,6 @@ INLINE void fetch_ahead(const uint8_t *codes) {
     _mm_prefetch((const char *)codes + 1024, _MM_HINT_T0);
 }
 
-/* The scales of 16 entries of an output, zeros beyond the row. */
-INLINE __m512 scales_of_entries(const Task *task, int64_t output, int64_t entry) {
-    static const int width_of_kind[] = {2, 4, 1};
-    const int64_t first = output * task->num_groups, size = task->weight->group_size;
-    if (size == 0) return _mm512_set1_ps(scale_at(&task->scales, first));
-    const int64_t at = size == 128 ? entry / 2 : entry, rest = task->num_groups - at;
-    const __mmask16 mask = first_of(rest > 0 ? rest : 0) & (size == 128 ? 0xff : 0xffff);
-    const char *from = (const char *)task->weight->scales + (first + at) * width_of_kind[task->weight->scale_kind];
-    _mm_prefetch(from + 1024, _MM_HINT_T0);
-    const __m512 scales = sixteen_scales(&task->scales, first + at, mask);
-    const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-    return size == 128 ? _mm512_permutexvar_ps(twice, scales) : scales;
-}
-
 /* Scales of an output times those of the inputs to the scratch; `shifts` get what of SHIFT is left in the sums. */
 INLINE void combine_scales(const Task *task, int64_t output, int64_t row, const int num_rows, const int format,
                            __m512 *shifts) {
@@ -223,7 +200,7 @@ INLINE void combine_scales(const Task *task, int64_t output, int64_t row, const 
     const float *scales = task->inputs.scales + row * entries, *left = task->inputs.shifts + row * entries;
     for (int m = 0; m < num_rows; m++) shifts[m] = _mm512_setzero_ps();
     for (int64_t entry = 0; entry < entries; entry += WIDTH) {
-        const __m512 factors = scales_of_entries(task, output, entry);
+        const __m512 factors = scales_of_entries(&task->scales, task->num_groups, output, entry, SCALES_AHEAD);
 #pragma GCC unroll 4
         for (int m = 0; m < num_rows; m++) {
             const __m512 here = _mm512_load_ps(scales + m * entries + entry);
@@ -401,32 +378,6 @@ static const OutputOf *functions_of(const Weight *weight) {
     }
 }
 
-static float level_at(const Task *task, int64_t output, int64_t input) {
-    const Weight *weight = task->weight;
-    const uint8_t *codes = (const uint8_t *)weight->codes + output * task->row_size;
-    if (weight->format == FORMAT_INT8) return (int8_t)codes[input];
-    const int64_t place = weight->format == FORMAT_NF4 ? input / 2 : input / BLOCK * 32 + input % 32;
-    const int is_high = weight->format == FORMAT_NF4 ? input % 2 == 0 : input % BLOCK >= 32;
-    float level;
-    memcpy(&level, weight->levels + (is_high ? codes[place] >> 4 : codes[place] & 15), sizeof level);
-    return level;
-}
-
-/* The products of an output with the blocks of a row that integers cannot hold. */
-static __attribute__((noinline)) float special_sum(const Task *task, int64_t output, int64_t row) {
-    const Weight *weight = task->weight;
-    const Inputs *inputs = &task->inputs;
-    const int64_t size = weight->group_size ? weight->group_size : weight->num_inputs;
-    float sum = 0;
-    for (int64_t input = 0; input < weight->num_inputs; input++) {
-        const float scale = inputs->scales[row * inputs->entries + input / BLOCK * per_block(weight)];
-        if (scale == scale) continue;
-        const float factor = scale_at(&task->scales, output * task->num_groups + input / size);
-        sum += level_at(task, output, input) * factor * inputs->floats[row * inputs->blocks * BLOCK + input];
-    }
-    return sum;
-}
-
 static int is_special(const Inputs *inputs, int64_t row) {
     __mmask16 found = 0;
     for (int64_t entry = 0; entry < inputs->entries; entry += WIDTH) {
@@ -453,7 +404,9 @@ static void multiply(const Weight *weight, const void *prepared, int64_t num_row
     for (int64_t row = 0; row < num_rows && !is_16_bits(weight); row++) {
         if (!is_special(&task.inputs, row)) continue;
         for (int64_t output = first; output < last; output++)
-            task.out[row * stride + output] += special_sum(&task, output, row);
+            task.out[row * stride + output] +=
+                special_sum(weight, output, task.inputs.scales + row * task.inputs.entries,
+                            task.inputs.floats + row * task.inputs.blocks * BLOCK);
     }
 }
 
