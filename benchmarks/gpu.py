@@ -96,19 +96,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error: no GPU was found, so nothing was measured; --device cpu --shape tiny tries the script",
               file=sys.stderr)  # fmt: skip
         return 2
+    facts = gather_facts(options)
+    release(options)
+    print(floor_line(facts), flush=True)
     figures: list[Figure] = []
     for measured in all_figures(options):
         figures.append(measured)
         print(" | ".join(cells(measured)), flush=True)
-    facts = gather_facts(options)
-    print(floor_line(facts))
-    options.output.mkdir(parents=True, exist_ok=True)
-    target = options.output / f"gpu_{facts['device_name']}_{facts['date']}"
-    target.with_name(target.name + ".md").write_text(page(figures, facts), encoding="utf-8")
-    report = {**facts, "figures": [dataclasses.asdict(figure) for figure in figures]}
-    target.with_name(target.name + ".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        target = write(options.output, figures, facts)  # what was measured stays, should the machine be taken away
     print(f"written: {target}.md and .json")
     return 0
+
+
+def write(folder: Path, figures: Sequence[Figure], facts: dict[str, Any]) -> Path:
+    """Page and JSON of the figures so far; their name without its ending."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"gpu_{facts['device_name']}_{facts['date']}"
+    report = {**facts, "figures": [dataclasses.asdict(figure) for figure in figures]}
+    for ending, text in ((".md", page(figures, facts)), (".json", json.dumps(report, indent=1) + "\n")):
+        path = target.with_name(target.name + ending)
+        unfinished = path.with_name(path.name + ".partial")
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    return target
 
 
 def all_figures(options: argparse.Namespace) -> Any:

@@ -18,6 +18,7 @@ MOST_SPLITS = 16
 PROGRAMS = 512  # about four for each multiprocessor of a large GPU
 ROWS_OF_WEIGHT = 4  # that a program multiplies with one row of inputs
 INPUTS = 1024  # that it takes at once
+WARPS = 4  # of it
 COLUMNS = 32  # of a product with several rows
 
 
@@ -292,7 +293,7 @@ def row_times(inputs: Tensor, weight: Tensor, scales: Tensor | None = None, fact
     _row_times[(triton.cdiv(count, ROWS_OF_WEIGHT),)](
         inputs, weight, inputs if scales is None else scales, output, width, count, factor,
         has_scales=scales is not None, rows=ROWS_OF_WEIGHT, block=INPUTS * (2 if weight.dtype == torch.int8 else 1),
-        num_warps=4,
+        num_warps=WARPS,
     )  # fmt: skip
     return output
 
@@ -303,7 +304,7 @@ def row_gated(inputs: Tensor, gate: Tensor, up: Tensor) -> Tensor:
     output = torch.empty(1, count, dtype=inputs.dtype, device=inputs.device)
     rows = ROWS_OF_WEIGHT // 2
     _row_gated[(triton.cdiv(count, rows),)](
-        inputs, gate, up, output, width, count, rows=rows, block=INPUTS, num_warps=4
+        inputs, gate, up, output, width, count, rows=rows, block=INPUTS, num_warps=WARPS
     )  # fmt: skip
     return output
 
@@ -423,7 +424,7 @@ def times_int4(inputs: Tensor, codes: Tensor, scales: Tensor, levels: Tensor, gr
     if num_rows == 1:
         _row_times_int4[(triton.cdiv(count, ROWS_OF_WEIGHT),)](
             inputs, codes, scales, levels, output, width, count, num_bytes, scales.shape[1], group=group_size,
-            rows=ROWS_OF_WEIGHT, block=INPUTS // 2, num_warps=4,
+            rows=ROWS_OF_WEIGHT, block=INPUTS // 2, num_warps=WARPS,
         )  # fmt: skip
         return output
     rows = 16 if num_rows <= 16 else 32
