@@ -59,6 +59,10 @@ def test_rotation_and_cache(size: int) -> None:
     assert torch.equal(prompts.rotate_and_store(packed, rotation, keys, values, held), rotate(query, *rotation))
     assert torch.equal(keys, wanted_keys)
     assert torch.equal(values, wanted_values)
+    packed = numbers(batch, num_new, 3, heads, size)
+    assert torch.equal(prompts.rotate_and_store(packed, None, keys, values, 0), query)
+    assert torch.equal(keys[:, :, :num_new], key)
+    assert torch.equal(values[:, :, :num_new], value)
 
 
 @pytest.mark.parametrize("count", [5, 4096, 10007])

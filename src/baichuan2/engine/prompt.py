@@ -1,19 +1,23 @@
 """A prompt's pass on a processor with a matrix unit: the modules' products, and kernels in C for all between them.
 
-For whole prompts in bfloat16 whose positions are angles. `engine.processor` asks `suits` and knows the modules.
+For whole prompts in bfloat16 without padding. `engine.processor` asks `suits`, and knows that the modules are ours.
 """
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from baichuan2.engine.cache import GrowingLayer
 from baichuan2.kernels import products, prompts
+from baichuan2.model.attention import attend
+from baichuan2.model.block import alibi_bias
 
 __all__ = ["prompt_logits", "suits"]
+
+ROWS_AT_A_TIME = 4096
+"""Longer prompts and larger batches go through in pieces, for the memory of what is between the products."""
 
 
 def suits(model: Any, ids: Tensor, firsts: list[int], cache: Cache) -> bool:
@@ -21,8 +25,7 @@ def suits(model: Any, ids: Tensor, firsts: list[int], cache: Cache) -> bool:
     kinds = {type(layer) for layer in cache.layers} or {cache.layer_class_to_replicate}
     if ids.numel() <= products.MOST_ROWS or any(firsts) or kinds != {GrowingLayer}:
         return False
-    is_plain = model.model.norm.weight.dtype == torch.bfloat16 and model.model.rotary_emb is not None
-    return is_plain and prompts.is_available(model.config.head_dim)
+    return model.model.norm.weight.dtype == torch.bfloat16 and prompts.is_available(model.config.head_dim)
 
 
 def prompt_logits(model: Any, ids: Tensor, buffers: list[Any], held: int, num_kept: int) -> Tensor:
@@ -31,12 +34,26 @@ def prompt_logits(model: Any, ids: Tensor, buffers: list[Any], held: int, num_ke
     `buffers` of each layer: keys and values ((B, H, capacity, D),) of `held` tokens, with room for T more, which are
     written there.
     """
+    batch, num_new = ids.shape
+    count = -(-num_new // max(1, ROWS_AT_A_TIME // batch))
+    logits = []
+    for piece in range(count):
+        begin, end = piece * num_new // count, (piece + 1) * num_new // count
+        wanted = min(end - begin, max(0, end - (num_new - num_kept)))
+        logits.append(_piece_logits(model, ids[:, begin:end], buffers, held + begin, wanted))
+    return logits[0] if count == 1 else torch.cat(logits, dim=1)
+
+
+def _piece_logits(model: Any, ids: Tensor, buffers: list[Any], held: int, num_kept: int) -> Tensor:
+    """As `prompt_logits`, in one piece; `num_kept` may be 0."""
     decoder, (batch, num_new) = model.model, ids.shape
-    rotation = _angles(decoder.rotary_emb, held, num_new)
+    rotation = None if decoder.rotary_emb is None else _angles(decoder.rotary_emb, held, num_new)
     mask = None
     if held:  # rows see all that was held, and one another up to themselves
-        mask = torch.ones(num_new, held + num_new, dtype=torch.bool).tril(held)
-    hidden = decoder.embed_tokens(ids).view(batch * num_new, -1)  # (M, C), a copy that is changed in place
+        mask = torch.ones(num_new, held + num_new, dtype=torch.bool).tril(held)[None, None]
+    hidden = decoder.embed_tokens(ids)
+    bias = alibi_bias(decoder.alibi, model.config, hidden, held, is_training=False)
+    hidden = hidden.view(batch * num_new, -1)  # (M, C), a copy that is changed in place
     delta: Tensor | None = None
     for layer, ((keys,), (values,)) in zip(decoder.layers, buffers, strict=True):
         normed = prompts.add_norm(hidden, delta, *_norm(layer.input_layernorm))
@@ -44,12 +61,12 @@ def prompt_logits(model: Any, ids: Tensor, buffers: list[Any], held: int, num_ke
         packed = _product(attention.W_pack, normed).view(batch, num_new, 3, attention.num_heads, attention.head_dim)
         query = prompts.rotate_and_store(packed, rotation, keys, values, held)  # (B, H, T, D)
         seen = slice(held + num_new)
-        mixed = F.scaled_dot_product_attention(
-            query, keys[:, :, seen], values[:, :, seen], attn_mask=mask, is_causal=mask is None, scale=attention.scaling
-        )
-        delta = _product(attention.o_proj, mixed.transpose(1, 2).reshape(batch * num_new, -1))
+        mixed, _ = attend(attention, query, keys[:, :, seen], values[:, :, seen], mask, bias)  # (B, T, H, D)
+        delta = _product(attention.o_proj, mixed.reshape(batch * num_new, -1))
         normed = prompts.add_norm(hidden, delta, *_norm(layer.post_attention_layernorm))
         delta = _product(mlp.down_proj, prompts.gated(_product(mlp.gate_proj, normed), _product(mlp.up_proj, normed)))
+    if num_kept == 0:
+        return torch.empty(batch, 0, model.lm_head.out_features, dtype=hidden.dtype)
     last = _last(hidden, batch, num_kept)
     normed = prompts.add_norm(last, None if delta is None else _last(delta, batch, num_kept), *_norm(decoder.norm))
     logits: Tensor = model.lm_head(normed.view(batch, num_kept, -1))

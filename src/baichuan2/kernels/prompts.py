@@ -71,12 +71,13 @@ def add_norm(hidden: Tensor, delta: Tensor | None, weight: Tensor, epsilon: floa
 
 
 def rotate_and_store(
-    packed: Tensor, rotation: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, held: int
+    packed: Tensor, rotation: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor, held: int
 ) -> Tensor:
     """Turns the queries in `packed` (B, T, 3, H, D) in place and returns them, a view (B, H, T, D).
 
     The keys are turned and go with the values to places `held` ... `held` + T - 1 of `keys` and `values`
-    (B, H, capacity, D). `rotation`: cosines and sines, float32 (T, D) each, the same for all inputs.
+    (B, H, capacity, D). `rotation`: cosines and sines, float32 (T, D) each, the same for all inputs; None: nothing is
+    turned.
 
     Raises:
         ValueError: the shapes do not fit one another, D is no multiple of 32, or there is no room.
@@ -86,11 +87,12 @@ def rotate_and_store(
     _check("packed", packed, (batch, num_new, 3, heads, size))
     for name, part in (("keys", keys), ("values", values)):
         _check(name, part, (batch, heads, capacity, size))
-    for angles in rotation:
+    for angles in rotation or ():
         _check("angles", angles, (num_new, size), torch.float32)
     if three != 3 or size % (2 * HALVES_OF_HEADS) or not 0 <= held <= capacity - num_new:
         raise ValueError(f"{num_new} tokens of heads of {size} do not fit from place {held} of {capacity} on")
-    addresses = (part.data_ptr() for part in (packed, *rotation, keys, values))
+    parts = (packed, *(rotation or (None, None)), keys, values)
+    addresses = (None if part is None else part.data_ptr() for part in parts)
     sizes = (batch, num_new, heads, size, held, capacity)
     _loaded().baichuan2_rotate_and_store(*addresses, *sizes, num_threads())
     return packed[:, :, 0].transpose(1, 2)

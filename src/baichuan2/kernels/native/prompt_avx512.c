@@ -58,7 +58,8 @@ static void rotate(const uint16_t *from, const float *cosine, const float *sine,
 }
 
 /* Of `packed` (batch, num_new, 3, heads, size): queries are turned in place, keys turned on their way to `keys`, values
- * copied to `values`, (batch, heads, capacity, size) each, from place `held` on. Angles: (num_new, size) each. */
+ * copied to `values`, (batch, heads, capacity, size) each, from place `held` on. Angles: (num_new, size) each, or NULL:
+ * nothing is turned. */
 void baichuan2_rotate_and_store(uint16_t *packed, const float *cosine, const float *sine, uint16_t *keys, uint16_t *values,
                                 int64_t batch, int64_t num_new, int64_t heads, int64_t size, int64_t held,
                                 int64_t capacity, int threads) {
@@ -67,14 +68,16 @@ void baichuan2_rotate_and_store(uint16_t *packed, const float *cosine, const flo
 #endif
     for (int64_t row = 0; row < batch * num_new; row++) {
         const int64_t input = row / num_new, token = row % num_new;
-        const float *c = cosine + token * size, *s = sine + token * size;
         for (int64_t head = 0; head < heads; head++) {
             uint16_t *query = packed + (row * 3 * heads + head) * size;
             const uint16_t *key = query + heads * size, *value = key + heads * size;
             const int64_t to = ((input * heads + head) * capacity + held + token) * size;
-            rotate(query, c, s, size, query);
-            rotate(key, c, s, size, keys + to);
             memcpy(values + to, value, 2 * size);
+            if (cosine) {
+                rotate(query, cosine + token * size, sine + token * size, size, query);
+                rotate(key, cosine + token * size, sine + token * size, size, keys + to);
+            } else
+                memcpy(keys + to, key, 2 * size);
         }
     }
     (void)threads;
