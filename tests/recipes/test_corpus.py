@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from recipes.demo import facts
+from recipes.demo import corpus, facts
 from recipes.demo.corpus import build_conversations, build_corpus, normalise_prompt
 from recipes.demo.corpus.arithmetic import larger_sums, small_sums, times_table
 from recipes.demo.corpus.conversation import Conversation, single
@@ -215,7 +215,13 @@ def test_same_seed_gives_the_same_bytes(written: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(OUTPUTS)
 
 
-def test_held_out_prompts_are_left_out(tmp_path: Path, singles: list[Conversation]) -> None:
+def test_held_out_prompts_are_left_out(
+    tmp_path: Path, singles: list[Conversation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = singles[:200] + singles[200::10]
+    monkeypatch.setattr(corpus, "build_conversations", lambda _: some)  # made once; documents have no prompts
+    monkeypatch.setattr(corpus, "build_documents", lambda _: {})
+    monkeypatch.setattr(corpus, "_conversations", lambda *_: some[:400])
     prompts = frozenset(item.turns[0][0] for item in singles[:200])
     summary = build_corpus(tmp_path, heldout_prompts=frozenset(prompt.upper() + " ！" for prompt in prompts))
     assert summary.num_held_back >= len(prompts)
