@@ -1,5 +1,6 @@
 """load_for_replies: the network alone computes the framework's numbers, and stands back where it could not."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from baichuan2 import BaichuanForCausalLM, LoadSettings, generate_tokens, load_model
+from baichuan2 import BaichuanForCausalLM, CheckpointError, LoadSettings, generate_tokens, load_model
 from baichuan2.checkpoints.load import load_for_replies
 from baichuan2.checkpoints.network import empty_model
 from baichuan2.engine.cache import new_cache
@@ -18,7 +19,7 @@ from baichuan2.model.plain import PlainBaichuan
 from baichuan2.model.quantizer import quantize_model
 from baichuan2.quantization.freed_memory import is_mapped_from_file
 from baichuan2.quantization.scheme import QuantizationSpec
-from tests.checkpoints.folders import change_json, write_folder
+from tests.checkpoints.folders import GOLDEN, TOKENIZER, change_json, write_folder
 from tests.tiny import SIZES, Size, left_padded
 
 CPU = LoadSettings(device="cpu")
@@ -70,6 +71,23 @@ def test_both_compute_the_same_numbers(tmp_path: Path, size: Size, format: str) 
         ]
         assert replies[0] == replies[1]
     assert (plain.name, plain.generation_config) == (whole.name, whole.generation_config)
+
+
+@pytest.mark.parametrize("case", ["rope_h4", "alibi_h5"])
+def test_official_4bits_are_read_too(tmp_path: Path, case: str) -> None:
+    folder = shutil.copytree(GOLDEN / "quant" / f"official_4bits_layout_{case}", tmp_path / "official")
+    shutil.copy(TOKENIZER, folder / "tokenizer.model")
+    whole, plain = load_model(folder, CPU).model, load_for_replies(folder, CPU).model
+    assert type(plain) is PlainBaichuan
+    ids = IDS % whole.config.vocab_size
+    with torch.no_grad():
+        assert torch.equal(plain(input_ids=ids).logits, whole(input_ids=ids).logits)
+    content = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    del content["model.norm.weight"]
+    torch.save(content, folder / "pytorch_model.bin")
+    for load in (load_model, load_for_replies):
+        with pytest.raises(CheckpointError, match=r"1 tensors are missing, the first is model\.norm\.weight"):
+            load(folder, CPU)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, BitsAndBytesConfig
 
 from baichuan2 import BaichuanForCausalLM, CheckpointError, LoadSettings, MissingExtraError, SettingsError, load_model
+from baichuan2.checkpoints.load import load_for_replies
 from baichuan2.model.norm_head import NormHead
 from baichuan2.quantization.linear import NF4Linear
 from baichuan2.quantization.official_4bits import stored_tensor
@@ -170,10 +171,11 @@ def test_a_damaged_folder_ends_in_one_line(
     shutil.copy(GOLDEN / "text" / "small_tokenizer.model", folder / "tokenizer.model")
     monkeypatch.chdir(tmp_path)
     damage(folder)
-    with pytest.raises(CheckpointError, match=message) as caught:
-        load_model(folder)
-    assert "\n" not in str(caught.value)
-    assert not Path("sprung").exists()
+    for load in (load_model, load_for_replies):
+        with pytest.raises(CheckpointError, match=message) as caught:
+            load(folder)
+        assert "\n" not in str(caught.value)
+        assert not Path("sprung").exists()
 
 
 @pytest.mark.usefixtures("no_bitsandbytes")

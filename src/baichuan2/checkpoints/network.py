@@ -1,22 +1,21 @@
-"""The network alone with its weights mapped from safetensors files: what the framework's loader does, in a tenth of the
-time, for the folders that need nothing else of it.
+"""The network alone with its weights mapped from their files: what the framework's loader does, in a tenth of the time,
+for the folders that need nothing else of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from baichuan2.checkpoints.mapped import MappedTensors
 from baichuan2.checkpoints.shards import WeightFiles, check_layout, check_stored_dtypes
 from baichuan2.errors import BaichuanError, CheckpointError
 from baichuan2.model.block import UNUSED_NAMES
 from baichuan2.model.configuration_baichuan import BaichuanConfig
-from baichuan2.model.plain import PlainBaichuan, is_plain_config
-from baichuan2.model.quantized_folders import FolderKind
+from baichuan2.model.plain import PlainBaichuan, is_plain_config, without_memory
+from baichuan2.model.quantized_folders import FolderKind, read_official
 from baichuan2.model.quantized_layers import place_layers
 from baichuan2.quantization.scheme import QuantizationSpec
 
@@ -31,26 +30,38 @@ OTHER_WEIGHTS = "transformers_weights"
 def read_network(files: WeightFiles, config: BaichuanConfig, kind: FolderKind) -> PlainBaichuan | None:
     """The network of a folder; None where the framework's loader is needed.
 
-    That is where weights are quantised otherwise than here, are no safetensors, or are stored in another number format
-    than the model computes with; and where the folder or its config.json asks for anything beyond the network.
+    That is where weights are in bitsandbytes' layout, are no safetensors but for the official 4bits, or are stored in
+    another number format than the model computes with; and where the folder or its config.json asks for anything beyond
+    the network.
 
     Raises:
-        CheckpointError: as `check_weights`, or the configuration describes no model that can be built.
+        CheckpointError: as `check_weights` and `read_official`, a tensor is missing, or the configuration describes no
+            model that can be built.
     """
-    if kind not in ("none", "own") or not is_plain_config(config) or not isinstance(config.dtype, torch.dtype):
+    if not is_plain_config(config) or not isinstance(config.dtype, torch.dtype):
         return None
     if getattr(config, OTHER_WEIGHTS, None) is not None or (files.folder / ADAPTER).exists():
         return None
-    if any(path.suffix != ".safetensors" for path in files.paths):
+    weights: Mapping[str, torch.Tensor]
+    if kind == "official-4bits":
+        config, weights = read_official(files.folder, config)
+        model = empty_model(files.folder / "config.json", config, PlainBaichuan, config.dtype)
+    elif kind in ("none", "own") and all(path.suffix == ".safetensors" for path in files.paths):
+        model = empty_model(files.folder / "config.json", config, PlainBaichuan, config.dtype)
+        check_weights(files, model.state_dict(), UNUSED_NAMES, kind)
+        weights = MappedTensors(files)
+    else:
         return None
-    model = empty_model(files.folder / "config.json", config, PlainBaichuan, config.dtype)
     expected = model.state_dict()
-    check_weights(files, expected, UNUSED_NAMES, kind)
-    stored = MappedTensors(files)
-    weights = {name: stored[name] for name in expected}
-    if any(weights[name].dtype != empty.dtype for name, empty in expected.items()):
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise CheckpointError(
+            f"{files.folder}: {len(missing)} tensors are missing, the first is {missing[0]}: the folder is incomplete, "
+            "download it again"
+        )
+    found = {name: weights[name] for name in expected}
+    if any((found[name].dtype, found[name].shape) != (empty.dtype, empty.shape) for name, empty in expected.items()):
         return None
-    model.load_state_dict(weights, assign=True)
+    model.load_state_dict(found, assign=True)
     return model.requires_grad_(False).eval()
 
 
@@ -68,17 +79,6 @@ def check_weights(
         check_stored_dtypes(files, stored)
 
 
-class _WithoutValues(TorchFunctionMode):
-    """New modules get no values: there is no memory for them, and random ones on the meta device import a compiler."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__module__", None) == nn.init.__name__:
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
 def empty_model(
     path: Path, config: BaichuanConfig, make: Callable[[BaichuanConfig], Model], dtype: torch.dtype | None = None
 ) -> Model:
@@ -88,7 +88,7 @@ def empty_model(
         CheckpointError: the configuration, read from `path`, describes no model that can be built.
     """
     try:
-        with torch.device("meta"), _WithoutValues():
+        with without_memory():
             model = make(config)
             if dtype is not None:
                 model.to(dtype)

@@ -5,11 +5,14 @@ leaves it out, so `baichuan2 chat` says its first word sooner. Names of modules 
 `BaichuanForCausalLM`; there is no training, saving, adapter or hook of the framework here. Shape letters as in `block`.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers.cache_utils import Cache
 
 from baichuan2.model.alibi import BaichuanAlibi
@@ -18,7 +21,7 @@ from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.norm_head import NormHead
 from baichuan2.model.rope import BaichuanRotaryEmbedding
 
-__all__ = ["PlainBaichuan", "PlainDecoder", "PlainLayer", "PlainOutput", "is_plain_config"]
+__all__ = ["PlainBaichuan", "PlainDecoder", "PlainLayer", "PlainOutput", "is_plain_config", "without_memory"]
 
 IMPLEMENTATION = "sdpa"
 
@@ -28,6 +31,24 @@ def is_plain_config(config: BaichuanConfig) -> bool:
     if config._attn_implementation not in (None, IMPLEMENTATION):
         return False
     return not (config.output_attentions or config.output_hidden_states)
+
+
+@contextlib.contextmanager
+def without_memory() -> Iterator[None]:
+    """Modules that are made inside have neither memory nor values: their tensors are on the meta device."""
+    with torch.device("meta"), _WithoutValues():
+        yield
+
+
+class _WithoutValues(TorchFunctionMode):
+    """New modules get no values: they have no memory, and random ones would import torch's compiler."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -86,9 +107,10 @@ class PlainBaichuan(nn.Module):
     """The decoder with its head, on the processor: what the engine calls (`engine.generate.LanguageModel`)."""
 
     def __init__(self, config: BaichuanConfig) -> None:
-        """Weights are made where torch makes them by default, on the meta device for one; positions have values."""
-        if not is_plain_config(config):
-            raise ValueError("this configuration asks for what the network alone has not")
+        """Weights are made where torch makes them by default, on the meta device for one; positions have values.
+
+        `config` passes `is_plain_config`, or the model is not called.
+        """
         super().__init__()
         config._attn_implementation = IMPLEMENTATION
         self.config = config

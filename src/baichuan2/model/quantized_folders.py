@@ -30,7 +30,9 @@ from transformers.utils import cached_file, logging
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from baichuan2.errors import BaichuanError, CheckpointError, SettingsError
+from baichuan2.model.block import UNUSED_NAMES
 from baichuan2.model.configuration_baichuan import BaichuanConfig
+from baichuan2.model.plain import PlainBaichuan, without_memory
 from baichuan2.model.quantized_layers import quantizable_shapes
 from baichuan2.quantization.bnb_layout import SCALES, STATE, read_nf4
 from baichuan2.quantization.bnb_library import bitsandbytes_library
@@ -43,7 +45,7 @@ from baichuan2.quantization.scheme import METHOD, QuantizationSpec
 
 logger = logging.get_logger(__name__)
 
-__all__ = ["FolderKind", "check_quantization", "holds_4_bits", "load_folder", "with_source_first"]
+__all__ = ["FolderKind", "check_quantization", "holds_4_bits", "load_folder", "read_official", "with_source_first"]
 
 FolderKind = Literal["none", "own", "bitsandbytes", "official-4bits"]
 
@@ -171,6 +173,28 @@ def load_folder(from_pretrained: Callable[..., Any], args: tuple[Any, ...], kwar
     kwargs.pop("quantization_config", None)
     if asked is not None and not getattr(asked, "load_in_4bit", False):
         raise SettingsError(f"{name} is quantised to 4 bits already: leave quantization_config= out")
+    config, state = _read_here(reader, name, hub, config)
+    loaded = from_pretrained(None, *args[1:], **{**kwargs, "config": config, "state_dict": state})
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    model.name_or_path = model.config.name_or_path = name
+    if model.can_generate() and _file_of(name, "generation_config.json", hub, is_needed=False) is not None:
+        model.generation_config = GenerationConfig.from_pretrained(name, **hub)
+    return loaded
+
+
+def read_official(folder: Path, config: BaichuanConfig) -> tuple[BaichuanConfig, dict[str, Tensor]]:
+    """Of an official 4bits folder: a configuration that describes its layers, and their tensors, mapped from the file.
+
+    Raises:
+        CheckpointError: the file is damaged, or does not fit the configuration.
+    """
+    return _read_here(_read_official, str(folder), {"local_files_only": True}, config)
+
+
+def _read_here(
+    reader: "Reader", name: str, hub: Mapping[str, Any], config: BaichuanConfig
+) -> tuple[BaichuanConfig, dict[str, Tensor]]:
+    """A copy of the configuration that describes the layers as ours, and the tensors that `reader` finds for them."""
     config = copy.deepcopy(config)
     plain, layers = reader(name, hub, config)
     if not layers:
@@ -184,17 +208,11 @@ def load_folder(from_pretrained: Callable[..., Any], args: tuple[Any, ...], kwar
         )
         spec = replace(spec, as_released=True)
     config.quantization_config = spec.to_dict()
-    state = plain | {
+    return config, plain | {
         f"{layer}.{buffer}": values
         for layer, weight in layers.items()
         for buffer, values in nf4_buffers(weight).items()
     }
-    loaded = from_pretrained(None, *args[1:], **{**kwargs, "config": config, "state_dict": state})
-    model = loaded[0] if isinstance(loaded, tuple) else loaded
-    model.name_or_path = model.config.name_or_path = name
-    if model.can_generate() and _file_of(name, "generation_config.json", hub, is_needed=False) is not None:
-        model.generation_config = GenerationConfig.from_pretrained(name, **hub)
-    return loaded
 
 
 def _read_by_the_framework(
@@ -243,11 +261,9 @@ def _check_shape(name: str, key: str, shape: tuple[int, ...], expected: tuple[in
 
 def _expected(name: str, config: BaichuanConfig, quantized: set[str]) -> dict[str, Tensor]:
     """The tensors of the model that `config` describes, without memory and without the weights of `quantized`."""
-    from baichuan2.model.modeling_baichuan import BaichuanForCausalLM  # which imports this module
-
     try:
-        with torch.device("meta"):
-            model = BaichuanForCausalLM(copy.deepcopy(config))
+        with without_memory():
+            model = PlainBaichuan(copy.deepcopy(config))
     except BaichuanError:
         raise
     except Exception as error:  # a value that passed as a field, but that no layer can be built with
@@ -263,11 +279,9 @@ def _check_plain(name: str, plain: dict[str, Tensor], expected: Mapping[str, Ten
     Raises:
         CheckpointError: one is unknown, or has another shape than `expected`, or holds anything but finite numbers.
     """
-    from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
-
     for key, values in list(plain.items()):
         if key not in expected:
-            if any(re.search(pattern, key) for pattern in BaichuanForCausalLM._keys_to_ignore_on_load_unexpected):
+            if any(re.search(pattern, key) for pattern in UNUSED_NAMES):
                 del plain[key]
                 continue
             raise CheckpointError(f"{name}: unexpected tensor {key!r:.80}, which config.json does not describe")
