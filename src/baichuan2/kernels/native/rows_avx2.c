@@ -51,27 +51,37 @@ INLINE __m256 add_block(const int format, const int per_block, __m256 sum, const
     return _mm256_fmadd_ps(high, _mm256_broadcast_ss(scales + 1), _mm256_fmadd_ps(low, scale, sum));
 }
 
-/* Those of a chunk, where not all of them are there, or they are not stored one after another as halves. */
-static __attribute__((noinline)) void scales_of_any_chunk(const Call *call, int64_t output, int64_t chunk, float *to) {
-    const int64_t first = chunk * CHUNK;
-    memset(to, 0, sizeof(float) * CHUNK * (size_t)scales_of_block(call->weight));
-    scales_of(call->weight, output, first, smaller(CHUNK, call->blocks - first), to);
+/* Whether scales are halves, which are made floats where they are needed; others are made so for many blocks at once. */
+INLINE int are_halves(const Call *call) { return call->weight->scale_kind == SCALES_FLOAT16; }
+
+static __attribute__((noinline)) void scales_of_end(const Call *call, int64_t output, int64_t chunk, float *to) {
+    scales_of(call->weight, output, chunk * CHUNK, call->blocks - chunk * CHUNK, to);
 }
 
-/* The scales of an output for a chunk, one or two for each block; of blocks beyond the end anything. */
+INLINE void load_scales(const float *from, const int per_block, __m256 *to) {
+    for (int i = 0; i < CHUNK * per_block / 8; i++) to[i] = _mm256_loadu_ps(from + 8 * i);
+}
+
+/* The scales of an output for a chunk, one or two for each block, from halves; of blocks beyond the end anything. */
 INLINE void scales_of_chunk(const Call *call, const int per_block, int64_t output, int64_t chunk, __m256 *to) {
-    const Weight *weight = call->weight;
-    const int64_t first = chunk * CHUNK * per_block;
-    const int are_halves = weight->scale_kind == SCALES_FLOAT16 && weight->group_size <= BLOCK;
-    if (are_halves && first + CHUNK * per_block <= call->groups) {
-        const uint16_t *halves = (const uint16_t *)weight->scales + output * call->groups + first;
-        for (int i = 0; i < CHUNK * per_block / 8; i++)
-            to[i] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)halves + i));
+    const int64_t start = output * call->groups;
+    const uint16_t *halves = call->weight->scales;
+    const int are_of_pairs = per_block == 1 && call->weight->group_size == 2 * BLOCK;
+    if (are_of_pairs && (chunk + 1) * CHUNK <= call->blocks) {
+        const __m256 of_pairs = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(halves + start + chunk * CHUNK / 2)));
+        to[0] = _mm256_permutevar8x32_ps(of_pairs, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+        to[1] = _mm256_permutevar8x32_ps(of_pairs, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7));
         return;
     }
-    float some[2 * CHUNK];
-    scales_of_any_chunk(call, output, chunk, some);
-    for (int i = 0; i < CHUNK * per_block / 8; i++) to[i] = _mm256_loadu_ps(some + 8 * i);
+    const int64_t first = chunk * CHUNK * per_block;
+    if (call->weight->group_size <= BLOCK && first + CHUNK * per_block <= call->groups) {
+        for (int i = 0; i < CHUNK * per_block / 8; i++)
+            to[i] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(halves + start + first) + i));
+        return;
+    }
+    float some[2 * CHUNK] = {0};
+    scales_of_end(call, output, chunk, some);
+    load_scales(some, per_block, to);
 }
 
 /* Adds a block of weights times those of some rows of inputs. */
@@ -81,6 +91,29 @@ INLINE void meet(const int format, const int per_block, const int num_rows, cons
     take_apart(format, levels, codes, weights);
     for (int m = 0; m < num_rows; m++)
         sums[m] = add_block(format, per_block, sums[m], weights, digits + m * BLOCK, scales + m * CHUNK * per_block);
+}
+
+/* Compilers compute these numbers in this order. */
+#define IN_ORDER(number) __asm__ volatile("" : "+x"(number))
+
+/* Adds a chunk of 4-bit weights times one row. Those of a block are taken apart before those of the last one are
+ * multiplied: else more instructions would wait for others than the processor can hold. */
+INLINE __m256 meet_one(const int format, const int per_block, const Levels *levels, const uint8_t *codes,
+                       const int16_t *digits, const float *scales, __m256 sum) {
+    const int bytes = bytes_of_block(format);
+    __m256i weights[2][4];
+    take_apart(format, levels, codes, weights[0]);
+#pragma GCC unroll 16
+    for (int block = 0; block < CHUNK; block++) {
+        if (block % 2 == 0) fetch_ahead(codes + block * bytes);
+        if (block + 1 < CHUNK) {
+            take_apart(format, levels, codes + (block + 1) * bytes, weights[(block + 1) % 2]);
+            for (int v = 0; v < 4; v++) IN_ORDER(weights[(block + 1) % 2][v]);
+        }
+        sum = add_block(format, per_block, sum, weights[block % 2], digits + block * BLOCK, scales + block * per_block);
+        IN_ORDER(sum);
+    }
+    return sum;
 }
 
 /* Adds a chunk of an output, whose codes begin at `row`, times that of all rows of inputs. */
@@ -98,6 +131,10 @@ INLINE void meet_chunk(const Call *call, const Levels *levels, const int format,
     }
     const uint8_t *codes = row + chunk * CHUNK * bytes;
     const int64_t there = whole_blocks(call->weight) - chunk * CHUNK;
+    if (there >= CHUNK && num_rows == 1 && format != FORMAT_INT8) {
+        sums[0] = meet_one(format, per_block, levels, codes, digits, scales, sums[0]);
+        return;
+    }
     if (there >= CHUNK) {
         for (int block = 0; block < CHUNK; block += 2) /* a line of 4-bit weights */
             for (int at = block; at < block + 2; at++) {
@@ -124,16 +161,16 @@ INLINE void meet_chunk(const Call *call, const Levels *levels, const int format,
 INLINE void stream(const Call *call, const int format, const int groups, const int num_rows) {
     const int per_block = groups == 2 ? 2 : 1;
     const Levels levels = call->levels;
-    float *of_row = (float *)call->scratch; /* NF4: all at once, as tables are read slowly */
+    float *of_row = (float *)call->scratch;
     for (int64_t output = call->first; output < call->last; output++) {
         const uint8_t *row = codes_of(call->weight, output);
         __m256 sums[ROWS_STREAMED], scales[CHUNK / 4];
         for (int m = 0; m < num_rows; m++) sums[m] = _mm256_setzero_ps();
-        if (format == FORMAT_NF4) scales_of(call->weight, output, 0, call->blocks, of_row);
+        const int is_buffered = groups && !are_halves(call);
+        if (is_buffered) scales_of(call->weight, output, 0, call->blocks, of_row);
         for (int64_t chunk = 0; chunk < call->chunks; chunk++) {
-            for (int i = 0; format == FORMAT_NF4 && i < CHUNK / 8; i++)
-                scales[i] = _mm256_loadu_ps(of_row + chunk * CHUNK + 8 * i);
-            if (groups && format != FORMAT_NF4) scales_of_chunk(call, per_block, output, chunk, scales);
+            if (is_buffered) load_scales(of_row + chunk * CHUNK * per_block, per_block, scales);
+            else if (groups) scales_of_chunk(call, per_block, output, chunk, scales);
             meet_chunk(call, &levels, format, groups, num_rows, row, scales, chunk, sums);
         }
         const float unit = unit_of(call, output);
@@ -145,23 +182,32 @@ INLINE void stream(const Call *call, const int format, const int groups, const i
 INLINE void direct(const Call *call, const int format, const int groups, const int num_rows) {
     const int per_block = groups == 2 ? 2 : 1;
     const int64_t chunks = call->chunks, piece = num_rows <= 4 ? 2 : 1; /* of inputs: a half of the nearest cache */
+    const int64_t size = piece * CHUNK * per_block;
     const Levels levels = call->levels;
+    float *of_piece = (float *)call->scratch;
     for (int64_t output = call->first; output < call->last; output += OUTPUTS_AT_ONCE) {
         const int num_outputs = (int)smaller(OUTPUTS_AT_ONCE, call->last - output);
         __m256 kept[OUTPUTS_AT_ONCE][ROWS_DIRECT];
         for (int n = 0; n < num_outputs; n++)
             for (int m = 0; m < num_rows; m++) kept[n][m] = _mm256_setzero_ps();
-        for (int64_t first = 0; first < chunks; first += piece)
+        for (int64_t first = 0; first < chunks; first += piece) {
+            const int is_buffered = groups && !are_halves(call);
+            const int64_t count = smaller(piece * CHUNK, call->blocks - first * CHUNK);
+            for (int n = 0; n < num_outputs && is_buffered; n++)
+                scales_of(call->weight, output + n, first * CHUNK, count, of_piece + n * size);
             for (int n = 0; n < num_outputs; n++) {
                 const uint8_t *row = codes_of(call->weight, output + n);
                 __m256 sums[ROWS_DIRECT], scales[CHUNK / 4];
                 for (int m = 0; m < num_rows; m++) sums[m] = kept[n][m];
                 for (int64_t chunk = first; chunk < smaller(first + piece, chunks); chunk++) {
-                    if (groups) scales_of_chunk(call, per_block, output + n, chunk, scales);
+                    const float *from = of_piece + n * size + (chunk - first) * CHUNK * per_block;
+                    if (is_buffered) load_scales(from, per_block, scales);
+                    else if (groups) scales_of_chunk(call, per_block, output + n, chunk, scales);
                     meet_chunk(call, &levels, format, groups, num_rows, row, scales, chunk, sums);
                 }
                 for (int m = 0; m < num_rows; m++) kept[n][m] = sums[m];
             }
+        }
         for (int n = 0; n < num_outputs; n++) {
             const float unit = unit_of(call, output + n);
             for (int m = 0; m < num_rows; m++)
@@ -328,7 +374,7 @@ static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t scratch_room(const Weight *weight) {
     const int64_t numbers = num_chunks(weight) * CHUNK * 2;
     const int64_t of_row = num_blocks(weight) * BLOCK * (int64_t)sizeof(float) + row_avx2_room(weight);
-    return larger(larger(numbers * (int64_t)sizeof(float), of_row), sizeof(Panel));
+    return larger(larger(numbers * (int64_t)sizeof(float), of_row), sizeof(Panel)); /* scales of pieces take less */
 }
 
 static int is_held_by_integers(const Call *call, int64_t row) {
