@@ -1,9 +1,9 @@
 """A model on a GPU whose decode steps are CUDA graphs: a step's some hundred kernels start at once, not one by one.
 
-`graph_model` looks at a model once for each generation, as `processor_model` does on the processor. Prompts take the
-model's own pass; the first step of a shape (B inputs, T new tokens) is recorded, which takes a tenth of a second, and
-played again afterwards, by later generations too. What cannot be recorded runs as ever: adapters, hooks, other
-attention, models over several devices.
+`graph_model` looks at a model once for each generation, as `processor_model` does on the processor. Prompts are
+computed as they stand, with fewer kernels than by the modules; the first step of a shape (B inputs, T new tokens) is
+recorded, which takes a tenth of a second, and played again, by later generations too. What cannot be recorded runs as
+ever: adapters, hooks, other attention, models over several devices.
 """
 
 import logging
@@ -27,10 +27,12 @@ from baichuan2.engine.step_kernels import (
     FusedKernels,
     Places,
     PlainKernels,
+    PromptKernels,
     StepKernels,
     has_fused_kernels,
 )
 from baichuan2.engine.step_products import is_stored_in_few_bits, library_layers
+from baichuan2.model.block import last_places
 from baichuan2.model.norm_head import NormHead
 
 if TYPE_CHECKING:
@@ -69,11 +71,12 @@ def graph_model(model: Any, firsts: Sequence[int]) -> Any:
 
 
 def step_logits(
-    model: "BaichuanForCausalLM", ids: Tensor, places: Places, kernels: StepKernels, head: Tensor | None
+    model: "BaichuanForCausalLM", ids: Tensor, places: Places, kernels: StepKernels, head: Tensor | None, keep: int = 0
 ) -> Tensor:
     """Logits (B, T, V) of `ids` (B, T), whose keys and values go to the cache that `kernels` are bound to.
 
-    `head`: the normalised weight of the head, None where the head multiplies by itself.
+    `head`: the normalised weight of the head, None where the head multiplies by itself. `keep` n > 0: of the last n
+    places only.
     """
     decoder = model.model
     hidden = decoder.embed_tokens(ids.reshape(-1))  # (M, C)
@@ -88,8 +91,9 @@ def step_logits(
         hidden, normed = kernels.add_norm(hidden, delta, layer.post_attention_layernorm)
         delta = kernels.times(mlp.down_proj, kernels.gated(mlp, normed))
     _, normed = kernels.add_norm(hidden, delta, decoder.norm)
+    normed = last_places(normed.view(*ids.shape, -1), keep).flatten(0, 1)
     logits = kernels.times(model.lm_head, normed) if head is None else kernels.times_weight(head, normed)
-    return logits.view(*ids.shape, -1)
+    return logits.view(len(ids), -1, logits.shape[-1])
 
 
 @dataclass
@@ -182,17 +186,27 @@ class GraphModel:
     def __call__(self, **arguments: Any) -> Any:
         """The model's own call; see `engine.generate.LanguageModel`."""
         ids, cache = arguments["input_ids"], arguments["past_key_values"]
-        while self._state.failure is None and self._suits(ids, cache):
-            try:
-                return StepOutput(self._logits(ids, cache))
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:
-                self._give_up(error)
+        logits: Tensor | None = None
+        if self._suits_prompt(ids, cache):
+            logits = self._tried(lambda: self._prompt_logits(ids, cache, int(arguments["logits_to_keep"])))
+        while logits is None and self._suits(ids, cache):
+            logits = self._tried(lambda: self._logits(ids, cache))
+        if logits is not None:
+            return StepOutput(logits)
         if self._is_padded:  # turned by the same angles as in a step, which are those of the input alone
             places = torch.arange(ids.shape[1], device=ids.device) + cache.get_seq_length()
             arguments["position_ids"] = (places[None] - self._firsts[:, None]).clamp_min(0)
         return self._model(**arguments)
+
+    def _tried(self, compute: Callable[[], Tensor]) -> Tensor | None:
+        """What `compute` gives; None where it fails, and is not to be tried again."""
+        try:
+            return compute()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            self._give_up(error)
+            return None
 
     def _give_up(self, error: Exception) -> None:
         """After a step that could not be recorded: the next are recorded without Triton, or none are."""
@@ -205,7 +219,7 @@ class GraphModel:
 
     def _suits(self, ids: Tensor, cache: Any) -> bool:
         """Whether the pass is a step after a prompt, over a cache of our own."""
-        if not isinstance(cache, Cache) or torch.is_grad_enabled() or torch.is_autocast_enabled(ids.device.type):
+        if self._state.failure is not None or not isinstance(cache, Cache) or _is_recorded_by_torch(ids.device):
             return False
         most = MOST_ROWS_IN_FEW_BITS if self._is_in_few_bits else MOST_ROWS
         if ids.shape[1] > MOST_NEW or ids.numel() > most or len(ids) != len(self._firsts):
@@ -214,6 +228,33 @@ class GraphModel:
         if cache.get_seq_length() == 0 or len(layers) != len(self._model.model.layers):
             return False
         return all(type(layer) is GrowingLayer and layer.dtype == self._model.dtype for layer in layers)
+
+    def _suits_prompt(self, ids: Tensor, cache: Any) -> bool:
+        """Whether the pass is a whole prompt, over an empty cache of our own, that fused kernels can take."""
+        if not self._state.is_fused or self._state.failure is not None or _is_recorded_by_torch(ids.device):
+            return False
+        if not isinstance(cache, Cache) or cache.layers or cache.layer_class_to_replicate is not GrowingLayer:
+            return False
+        return ids.shape[1] > 1 and not self._is_padded
+
+    def _prompt_logits(self, ids: Tensor, cache: Cache, keep: int) -> Tensor:
+        """Logits (B, `keep`, V) after a prompt, which the cache then holds; computed as it stands."""
+        model, num_new = self._model, ids.shape[1]
+        decoder, heads = model.model, model.config.num_attention_heads
+        like = torch.empty(len(ids), heads, 0, model.config.head_dim, dtype=model.dtype, device=ids.device)
+        for _ in decoder.layers:
+            layer = GrowingLayer()
+            layer.reserve(num_new + 1, like)  # and the first token of the reply
+            cache.layers.append(layer)
+        places = Places(torch.zeros(1, dtype=torch.long, device=ids.device), self._firsts, num_new)
+        slopes = None if decoder.alibi is None else decoder.alibi.slopes
+        with _on(ids.device):
+            kernels = PromptKernels(places, heads, slopes, [layer.self_attn for layer in decoder.layers])
+            kernels.bind(cache)
+            logits = step_logits(model, ids, places, kernels, self._head_weight(), keep)
+        for layer in cache.layers:
+            layer.advance(num_new)
+        return logits
 
     def _logits(self, ids: Tensor, cache: Cache) -> Tensor:
         """Logits (B, T, V), and T tokens more in the cache."""
@@ -302,6 +343,11 @@ class GraphModel:
             torch.cuda.set_stream(present)  # a recording that fails leaves its own behind
         present.wait_stream(state.stream)
         step.play = graph.replay
+
+
+def _is_recorded_by_torch(device: torch.device) -> bool:
+    """Whether torch would do more than compute: keep what gradients need, or cast."""
+    return torch.is_grad_enabled() or torch.is_autocast_enabled(device.type)
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:

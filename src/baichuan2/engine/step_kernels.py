@@ -7,6 +7,7 @@ buffers that they saw, the fused ones find any from a table.
 
 import functools
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,10 +18,11 @@ from transformers.cache_utils import Cache
 
 from baichuan2.engine import step_products
 from baichuan2.model.alibi import AlibiBias
+from baichuan2.model.attention import attend
 from baichuan2.model.block import RMSNorm
 from baichuan2.model.rope import rotate
 
-__all__ = ["FusedKernels", "Places", "PlainKernels", "StepKernels", "has_fused_kernels"]
+__all__ = ["FusedKernels", "Places", "PlainKernels", "PromptKernels", "StepKernels", "has_fused_kernels"]
 
 ALIGNMENT = 16  # bytes, of a head's keys: what the fused attention loads at once
 
@@ -167,13 +169,22 @@ class FusedKernels:
 
     def mixed(self, packed: Tensor, layer: int, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
         """See `StepKernels`."""
-        places, rows = self._places, packed.shape[0]
-        packed = packed.view(rows, 3, self._num_heads, -1)
-        angles = None if rotation is None else (rotation[0].reshape(rows, -1), rotation[1].reshape(rows, -1))
+        query, places = self._placed(packed, layer, rotation), self._places
         where = (self._addresses[layer], places.held, self._capacity)
-        query = self._fused.rotate_and_store(packed, angles, *where, places.num_new)  # (M, H, D)
-        scaling = float(packed.shape[-1] ** -0.5)
+        scaling = float(query.shape[-1] ** -0.5)
         return self._fused.attend(query, *where, places.firsts, self._slopes, places.num_new, scaling)
+
+    def _placed(self, packed: Tensor, layer: int, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Turned queries (M, H, D), after keys and values have gone to the cache."""
+        rows = packed.shape[0]
+        angles = None
+        if rotation is not None:  # (B or 1, 1, T, D) each
+            batch = rows // self._places.num_new
+            cosine, sine = (part.expand(batch, -1, -1, -1).reshape(rows, -1) for part in rotation)
+            angles = (cosine, sine)
+        where = (self._addresses[layer], self._places.held, self._capacity)
+        parts = packed.view(rows, 3, self._num_heads, -1)
+        return self._fused.rotate_and_store(parts, angles, *where, self._places.num_new)
 
     def times(self, layer: Any, inputs: Tensor) -> Tensor:
         """See `StepKernels`."""
@@ -186,6 +197,43 @@ class FusedKernels:
     def gated(self, mlp: Any, inputs: Tensor) -> Tensor:
         """See `StepKernels`."""
         return step_products.gated_times(mlp, inputs)
+
+
+class PromptKernels(FusedKernels):
+    """For a whole prompt without padding, over an empty cache; `attentions` are the modules of the layers."""
+
+    def __init__(self, places: Places, num_heads: int, slopes: Tensor | None, attentions: Sequence[Any]) -> None:
+        super().__init__(places, num_heads, slopes, len(attentions))
+        self._attentions = attentions
+        self._layers: list[Any] = []
+
+    def bind(self, cache: Cache) -> None:
+        """Sees the buffers as well."""
+        super().bind(cache)
+        self._layers = [layer.buffers for layer in cache.layers]
+
+    def mixed(self, packed: Tensor, layer: int, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """By the model's own attention."""
+        places, rows = self._places, packed.shape[0]
+        batch, num_new = rows // places.num_new, places.num_new
+        query = self._placed(packed, layer, rotation).view(batch, num_new, self._num_heads, -1).transpose(1, 2)
+        (keys,), (values,) = self._layers[layer]  # (B, H, capacity, D) each
+        bias = None
+        if self._slopes is not None:
+            bias = AlibiBias(self._slopes, 0, num_new, query.dtype, "relative")
+        operands = (query, keys[:, :, :num_new], values[:, :, :num_new])
+        mixed, _ = attend(self._attentions[layer], *operands, None, bias)  # (B, T, H, D)
+        return mixed.reshape(rows, -1)
+
+    def times(self, layer: Any, inputs: Tensor) -> Tensor:
+        """The layer's own product: it has many rows."""
+        product: Tensor = layer(inputs)
+        return product
+
+    def gated(self, mlp: Any, inputs: Tensor) -> Tensor:
+        """See `StepKernels`."""
+        gated: Tensor = self._fused.gated(mlp.gate_proj(inputs), mlp.up_proj(inputs))
+        return gated
 
 
 @functools.cache
