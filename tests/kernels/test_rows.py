@@ -190,6 +190,14 @@ def test_the_mirror_has_the_size_of_the_structure() -> None:
     assert library().baichuan2_weight_size() == ctypes.sizeof(Weight)
 
 
+def test_steps_are_advised_for_weights_in_few_bits_where_they_are_for_numbers(level: int) -> None:
+    """The matrix unit multiplies codes only; without vectors no step is worth while."""
+    of_codes, of_numbers = (library().baichuan2_step_rows(level, is_16_bits) for is_16_bits in (0, 1))
+    assert 0 <= of_numbers <= of_codes <= MOST_ROWS
+    assert (of_codes > 0) == (of_numbers > 0)
+    assert level > 0 or of_codes == 0
+
+
 names = st.sampled_from((*FORMATS, *SIXTEEN_BITS))
 widths = st.one_of(st.integers(1, 330), st.sampled_from([64, 128, 256, 512, 1024, 1031, 1088, 1100, 2050, 2112]))
 
