@@ -9,7 +9,8 @@ guesses change no reply: each token is drawn from its own place's logits, by the
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -138,42 +139,46 @@ def _never() -> bool:
 def _iter_single(
     continuation: "_Continuation", stop_ids: frozenset[int], cancelled: Callable[[], bool]
 ) -> Iterator[TokenStep]:
-    for steps in _iter_rows(continuation, stop_ids, cancelled):
-        step = steps[0]
-        assert step is not None  # the iterator ends with its only row
-        yield step
+    with closing(_iter_rows(continuation, stop_ids, cancelled)) as rows:
+        for steps in rows:
+            step = steps[0]
+            assert step is not None  # the iterator ends with its only row
+            yield step
 
 
 def _iter_rows(
     continuation: "_Continuation", stop_ids: frozenset[int], cancelled: Callable[[], bool]
-) -> Iterator[list[TokenStep | None]]:
+) -> Generator[list[TokenStep | None], None, None]:
     open_rows = set(range(len(continuation.limits)))
     num_done = 0
     if cancelled():
         return
-    while open_rows:
-        token_ids, logprobs = continuation.advance()
-        num_done += 1
-        is_cancelled = cancelled()
-        steps: list[TokenStep | None] = [None] * len(token_ids)
-        for row in sorted(open_rows):
-            token_id, logprob = token_ids[row], logprobs[row]
-            if not math.isfinite(logprob):
-                raise GenerationError(
-                    f"the model's output at new token {num_done} is not a number (logits hold NaN or infinity); "
-                    "the weights may be damaged, or need a wider dtype such as bfloat16 or float32"
-                )
-            reason: FinishReason | None = None
-            if token_id in stop_ids:
-                reason = "stop"
-            elif is_cancelled:
-                reason = "cancelled"
-            elif num_done >= continuation.limits[row]:
-                reason = "length"
-            steps[row] = TokenStep(token_id, reason, logprob)
-            if reason is not None:
-                open_rows.remove(row)
-        yield steps
+    try:
+        while open_rows:
+            token_ids, logprobs = continuation.advance()
+            num_done += 1
+            is_cancelled = cancelled()
+            steps: list[TokenStep | None] = [None] * len(token_ids)
+            for row in sorted(open_rows):
+                token_id, logprob = token_ids[row], logprobs[row]
+                if not math.isfinite(logprob):
+                    raise GenerationError(
+                        f"the model's output at new token {num_done} is not a number (logits hold NaN or infinity); "
+                        "the weights may be damaged, or need a wider dtype such as bfloat16 or float32"
+                    )
+                reason: FinishReason | None = None
+                if token_id in stop_ids:
+                    reason = "stop"
+                elif is_cancelled:
+                    reason = "cancelled"
+                elif num_done >= continuation.limits[row]:
+                    reason = "length"
+                steps[row] = TokenStep(token_id, reason, logprob)
+                if reason is not None:
+                    open_rows.remove(row)
+            yield steps
+    finally:  # gigabytes, which not every version of Python frees with a closed iterator
+        continuation.free()
 
 
 class _Continuation:
@@ -210,6 +215,10 @@ class _Continuation:
         self._most_guesses = most
         self._guesses: list[int] = []  # what stands in the cache behind the tokens that were chosen
         self._ahead: list[Tensor] = []  # logits (1, V) behind each of them
+
+    def free(self) -> None:
+        """Gives the cache back; nothing more can be chosen."""
+        del self._cache
 
     def advance(self) -> tuple[list[int], list[float]]:
         """The next id of each row, and its log-probability; GenerationError when the model fails."""

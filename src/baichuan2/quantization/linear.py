@@ -345,7 +345,10 @@ class NF4Linear(QuantizedLinear):
         """The weight (N, K), or the rows asked for, rounded to `weight_dtype`, in `dtype`."""
         if self.as_released:
             return dequantize_as_released(self.stored(), self.weight_dtype)[rows].to(dtype)
-        start, stop, _ = rows.indices(self.out_features)
+        start = rows.start or 0
+        stop = (
+            self.out_features if rows.stop is None else min(rows.stop, self.out_features)
+        )  # older torch cannot trace `indices`
         return dequantize_nf4(self.stored(), self.weight_dtype, (start, stop)).to(dtype)
 
 
