@@ -345,10 +345,9 @@ class NF4Linear(QuantizedLinear):
         """The weight (N, K), or the rows asked for, rounded to `weight_dtype`, in `dtype`."""
         if self.as_released:
             return dequantize_as_released(self.stored(), self.weight_dtype)[rows].to(dtype)
-        start = rows.start or 0
-        stop = (
-            self.out_features if rows.stop is None else min(rows.stop, self.out_features)
-        )  # older torch cannot trace `indices`
+        # what `slice.indices` gives, which older torch cannot trace
+        stop = self.out_features if rows.stop is None else min(rows.stop, self.out_features)
+        start = min(rows.start or 0, stop)
         return dequantize_nf4(self.stored(), self.weight_dtype, (start, stop)).to(dtype)
 
 
