@@ -15,6 +15,7 @@
 #include "avx512.h"
 #include "tiles_amx.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 enum { BLOCK = 64, SIDE = 32, TILE = 512, STEP_WORDS = 2 * TILE, TILE_FLOATS = 256, SUMS = 4 * TILE_FLOATS };
@@ -22,6 +23,7 @@ enum {
     CHUNK = 256,     /* rows that share one computation of the weights */
     ROOM = 1 << 20,  /* bytes of the second-level cache for a panel of their inputs */
     LONGEST = 64,    /* blocks in a panel; their weights take 8 KiB each, with those of the next outputs */
+    RUN = 4,         /* blocks of 32 outputs that a thread takes at a time: one that is held up takes fewer */
 };
 
 typedef struct {
@@ -311,7 +313,7 @@ static void put_out(const Chunk *chunk, const float *sums, int64_t rows, int64_t
 typedef struct {
     uint16_t *weights[2];       /* of these outputs in the present panel, and of the next ones */
     float *scales;
-    float *sums;                /* (blocks of 32 outputs, blocks of 32 rows, SUMS): from one panel to the next */
+    float *sums;                /* of all threads, (blocks of 32 outputs, blocks of 32 rows, SUMS), between panels */
     float *results[2];          /* of the present block and the last one */
 } Scratch;
 
@@ -337,39 +339,45 @@ static Besides besides_of(const Chunk *chunk, Unpacking *next, int64_t later, in
     return besides;
 }
 
-/* Blocks first ... last - 1 of 32 outputs for the rows of the chunk. */
-static void multiply_chunk(const Chunk *chunk, const Scratch *scratch, int64_t first, int64_t last) {
+/* The block of outputs to compute after `block`, -1 at first: the next in the run, or in one that nobody took; or -1. */
+static int64_t take_block(atomic_llong *taken, int64_t block, int64_t blocks) {
+    if ((block + 1) % RUN && block + 1 < blocks) return block + 1;
+    if (block >= 0 && block + 1 >= blocks) return -1;
+    const int64_t first = atomic_fetch_add(taken, 1) * RUN;
+    return first < blocks ? first : -1;
+}
+
+/* Adds up the panel from block `begin` on for all rows of the chunk and the outputs that the thread takes. */
+static void multiply_panel(const Chunk *chunk, const Scratch *scratch, int64_t begin, atomic_llong *taken) {
     const int64_t row_blocks = (chunk->num_rows + SIDE - 1) / SIDE, all_steps = 2 * chunk->blocks;
-    int64_t waiting = -1, waiting_block = 0;
+    const int64_t output_blocks = (chunk->product->num_outputs + SIDE - 1) / SIDE;
+    const int64_t end = begin + chunk->panel < chunk->blocks ? begin + chunk->panel : chunk->blocks;
+    const int64_t steps = 2 * (end - begin);
+    int64_t waiting = -1, waiting_block = 0, block = take_block(taken, -1, output_blocks), follows;
     int turn = 0, result = 0;
-    if (first >= last) return;
-    Unpacking task = weights_of(chunk, scratch, first, 0, turn);
+    if (block < 0) return;
+    Unpacking task = weights_of(chunk, scratch, block, begin, turn);
     while (advance(&task)) {}
-    for (int64_t begin = 0; begin < chunk->blocks; begin += chunk->panel) {
-        const int64_t end = begin + chunk->panel < chunk->blocks ? begin + chunk->panel : chunk->blocks;
-        for (int64_t block = first; block < last; block++, turn = !turn) {
-            /* after the last outputs of a panel come the first ones in the next panel */
-            const int64_t follows = block + 1 < last ? block + 1 : end < chunk->blocks ? first : -1;
-            const int64_t next_begin = block + 1 < last ? begin : end;
-            Unpacking next = weights_of(chunk, scratch, follows < 0 ? 0 : follows, next_begin, !turn);
-            if (follows < 0) next.tile = 2;
-            const int64_t later = follows >= 0 && follows + 1 < last ? follows + 1 : -1, steps = 2 * (end - begin);
-            Besides besides = besides_of(chunk, &next, later, row_blocks, steps);
-            for (int64_t rows = 0; rows < row_blocks; rows++) {
-                float *kept = scratch->sums + ((block - first) * row_blocks + rows) * SUMS;
-                float *to = end < chunk->blocks ? kept : scratch->results[result];
-                const int is_more = rows + 1 < row_blocks || block + 1 < last;
-                besides.sums = begin > 0 && is_more ? (const char *)(kept + SUMS) : NULL;
-                const uint16_t *inputs = chunk->inputs + (rows * all_steps + 2 * begin) * STEP_WORDS;
-                multiply_tiles(scratch->weights[turn], inputs, steps, begin > 0 ? kept : NULL, to, &besides);
-                if (waiting >= 0) put_out(chunk, scratch->results[!result], waiting, waiting_block * SIDE);
-                waiting = -1;
-                if (end < chunk->blocks) continue;
-                waiting = rows, waiting_block = block, result = !result;
-            }
-            if (follows >= 0)
-                while (advance(&next)) {}
+    for (; block >= 0; block = follows, turn = !turn) {
+        follows = take_block(taken, block, output_blocks);
+        Unpacking next = weights_of(chunk, scratch, follows < 0 ? 0 : follows, begin, !turn);
+        if (follows < 0) next.tile = 2;
+        /* the first of a run that nobody took yet is only likely to be this thread's */
+        const int64_t later = follows < 0 ? -1 : (follows + 1) % RUN ? follows + 1 : atomic_load(taken) * RUN;
+        Besides besides = besides_of(chunk, &next, later < output_blocks ? later : -1, row_blocks, steps);
+        for (int64_t rows = 0; rows < row_blocks; rows++) {
+            float *kept = scratch->sums + (block * row_blocks + rows) * SUMS;
+            float *to = end < chunk->blocks ? kept : scratch->results[result];
+            const int is_more = rows + 1 < row_blocks || block + 1 < output_blocks;
+            besides.sums = begin > 0 && is_more ? (const char *)(kept + SUMS) : NULL;
+            const uint16_t *inputs = chunk->inputs + (rows * all_steps + 2 * begin) * STEP_WORDS;
+            multiply_tiles(scratch->weights[turn], inputs, steps, begin > 0 ? kept : NULL, to, &besides);
+            if (waiting >= 0) put_out(chunk, scratch->results[!result], waiting, waiting_block * SIDE);
+            waiting = -1;
+            if (end < chunk->blocks) continue;
+            waiting = rows, waiting_block = block, result = !result;
         }
+        while (advance(&next)) {}
     }
     if (waiting >= 0) put_out(chunk, scratch->results[!result], waiting, waiting_block * SIDE);
 }
@@ -388,13 +396,12 @@ int multiply_many_amx(const Product *product, int threads) {
     /* panels of nearly the same length, as long as the inputs stay where they should */
     const int64_t longest = smaller(ROOM / (of_chunk * SIDE * BLOCK * 2), LONGEST);
     const int64_t panels = (blocks + longest - 1) / longest, panel = rounded_up((blocks + panels - 1) / panels, 2);
-    const int64_t share = (output_blocks + threads - 1) / threads;
     const size_t of_inputs = (size_t)of_chunk * 2 * blocks * STEP_WORDS * 2;
     const size_t of_weights = (size_t)2 * panel * STEP_WORDS * 2;
     const size_t of_scales = (size_t)16 * rounded_up(scales_of(product, panel), 16) * 4;
-    const size_t of_sums = panel < blocks ? (size_t)share * of_chunk * SUMS * 4 : 0;
-    const size_t of_thread = 2 * of_weights + of_scales + of_sums + 2 * SUMS * 4;
-    char *memory = aligned_alloc(64, of_inputs + (size_t)threads * of_thread);
+    const size_t of_sums = panel < blocks ? (size_t)output_blocks * of_chunk * SUMS * 4 : 0;
+    const size_t of_thread = 2 * of_weights + of_scales + 2 * SUMS * 4;
+    char *memory = aligned_alloc(64, of_inputs + of_sums + (size_t)threads * of_thread);
     if (!memory) return -1;
     for (int64_t first = 0; first < row_blocks; first += of_chunk) {
         const int64_t num_rows = smaller(of_chunk * SIDE, product->num_rows - first * SIDE);
@@ -405,19 +412,21 @@ int multiply_many_amx(const Product *product, int threads) {
 #endif
         for (int thread = 0; thread < threads; thread++)
             lay_out(&chunk, (uint16_t *)memory, parts * thread / threads, parts * (thread + 1) / threads);
+        for (int64_t begin = 0; begin < blocks; begin += panel) {
+            atomic_llong taken = 0;
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static) num_threads(threads)
 #endif
-        for (int thread = 0; thread < threads; thread++) {
-            char *own = memory + of_inputs + (size_t)thread * of_thread, *rest = own + 2 * of_weights + 2 * SUMS * 4;
-            const Scratch scratch = {{(uint16_t *)own, (uint16_t *)(own + of_weights)},
-                                     (float *)rest,
-                                     (float *)(rest + of_scales),
-                                     {(float *)(own + 2 * of_weights), (float *)(own + 2 * of_weights) + SUMS}};
-            configure_tiles();
-            const int64_t end = output_blocks * (thread + 1) / threads;
-            multiply_chunk(&chunk, &scratch, output_blocks * thread / threads, end);
-            _tile_release();
+            for (int thread = 0; thread < threads; thread++) {
+                char *own = memory + of_inputs + of_sums + (size_t)thread * of_thread, *results = own + 2 * of_weights;
+                const Scratch scratch = {{(uint16_t *)own, (uint16_t *)(own + of_weights)},
+                                         (float *)(results + 2 * SUMS * 4),
+                                         (float *)(memory + of_inputs),
+                                         {(float *)results, (float *)results + SUMS}};
+                configure_tiles();
+                multiply_panel(&chunk, &scratch, begin, &taken);
+                _tile_release();
+            }
         }
     }
     free(memory);
