@@ -35,6 +35,8 @@ BLOCK = 64
 DIGITS = 2.0**-16
 """Error of an input, relative to the greatest of its block of 64; and of a level of NF4, relative to 1."""
 GUARD = -7.25
+AMX_INT8, LEAST_ROWS_AMX = 4, 3
+"""Bit of the extension, and how many rows go through the matrix unit at least."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,12 @@ def multiply(case: Case, inputs: Tensor, parts: int = 1, pieces: int = 1) -> Ten
         found.rows_multiply(address, prepared.data_ptr(), rows, first, last, target, outputs + 3, scratch.data_ptr())
     assert (result[:, outputs:] == GUARD).all()
     return result[:, :outputs].contiguous()
+
+
+def has_amx(level_number: int, name: str) -> bool:
+    """Whether several rows go through the matrix unit."""
+    is_there = library().baichuan2_extensions() & AMX_INT8 != 0
+    return is_there and level_number == NUM_INSTRUCTIONS - 1 and name not in SIXTEEN_BITS
 
 
 def displaced(values: Tensor, offset: int) -> Tensor:
@@ -226,8 +234,9 @@ def test_any_weight_of_any_shape(
         case, inputs = make(name, outputs, width, seed, offset), random_inputs(rows, width, seed)
         result = multiply(case, inputs, parts, pieces)
         check(result, inputs, case)
-        row = seed % rows  # alone, the same to the last bit
-        assert torch.equal(multiply(case, inputs[row : row + 1].contiguous())[0], result[row])
+        row = seed % rows  # alone, or with the fewest that take the same way, the same to the last bit
+        fewest = LEAST_ROWS_AMX if rows >= LEAST_ROWS_AMX and has_amx(level_number, name) else 1
+        assert torch.equal(multiply(case, inputs[row].repeat(fewest, 1))[fewest - 1], result[row])
     finally:
         library().rows_limit(-1)
 

@@ -3,6 +3,9 @@
 
 #include <stdlib.h>
 
+/* Fewer rows than the least are faster by vector instructions, more than the most by the modules' products. */
+enum { LEAST_ROWS_AMX = 3, MOST_ROWS_AMX_STEP = 16 };
+
 static int limit = -1; /* threads may race to store the same value */
 
 void rows_limit(int instructions) { limit = instructions; }
@@ -32,12 +35,13 @@ static const RowsKernel *kernel_of_avx512(int instructions) {
 }
 #endif
 
-static const RowsKernel *kernel_of(const Weight *weight) {
+static const RowsKernel *kernel_of(const Weight *weight, int64_t num_rows) {
     const int instructions = rows_instructions();
     (void)weight;
+    (void)num_rows;
     (void)instructions;
 #ifdef __x86_64__
-    if (has_amx(instructions) && !is_16_bits(weight)) return &rows_kernel_amx;
+    if (has_amx(instructions) && !is_16_bits(weight) && num_rows >= LEAST_ROWS_AMX) return &rows_kernel_amx;
     if (instructions >= INSTRUCTIONS_AVX512) return kernel_of_avx512(instructions);
     if (instructions >= INSTRUCTIONS_AVX2) return is_16_bits(weight) ? &rows_kernel_numbers_avx2 : &rows_kernel_avx2;
 #endif
@@ -45,18 +49,21 @@ static const RowsKernel *kernel_of(const Weight *weight) {
 }
 
 int64_t rows_room(const Weight *weight, int64_t num_rows) {
-    return (kernel_of(weight)->room(weight, num_rows) + 63) / 64 * 64;
+    return (kernel_of(weight, num_rows)->room(weight, num_rows) + 63) / 64 * 64;
 }
 
-int64_t rows_scratch(const Weight *weight) { return (kernel_of(weight)->scratch(weight) + 63) / 64 * 64; }
+int64_t rows_scratch(const Weight *weight) {
+    const int64_t few = kernel_of(weight, 1)->scratch(weight), many = kernel_of(weight, MOST_ROWS)->scratch(weight);
+    return ((few > many ? few : many) + 63) / 64 * 64;
+}
 
 void rows_prepare(const Weight *weight, const float *inputs, int64_t num_rows, void *prepared, int part, int parts) {
-    kernel_of(weight)->prepare(weight, inputs, num_rows, prepared, part, parts);
+    kernel_of(weight, num_rows)->prepare(weight, inputs, num_rows, prepared, part, parts);
 }
 
 void rows_multiply(const Weight *weight, const void *prepared, int64_t num_rows, int64_t first, int64_t last, float *out,
                    int64_t stride, void *scratch) {
-    kernel_of(weight)->multiply(weight, prepared, num_rows, first, last, out, stride, scratch);
+    kernel_of(weight, num_rows)->multiply(weight, prepared, num_rows, first, last, out, stride, scratch);
 }
 
 int baichuan2_step_rows(int instructions, int is_16_bits) {
@@ -64,7 +71,7 @@ int baichuan2_step_rows(int instructions, int is_16_bits) {
     if (used == INSTRUCTIONS_AVX2) return MOST_ROWS;
     if (used < INSTRUCTIONS_AVX512) return 0;
 #ifdef __x86_64__
-    if (has_amx(used) && !is_16_bits) return MOST_ROWS;
+    if (has_amx(used) && !is_16_bits) return MOST_ROWS_AMX_STEP;
     if (kernel_of_avx512(used) == &rows_kernel_avx512) return 0;
 #endif
     (void)is_16_bits;

@@ -2,7 +2,8 @@
  *
  * Two stages, both called by every thread of the caller's own parallel region: `rows_prepare` brings the inputs into the
  * order of the kernel, each thread its part, then, after a barrier of the caller's, `rows_multiply` computes ranges of
- * outputs. A result depends neither on the other rows nor on how outputs and preparation are shared among threads.
+ * outputs. A result depends neither on the other rows nor on how outputs and preparation are shared among threads; where
+ * there is AMX, up to two rows are summed in another order than more.
  *
  * On AVX2, AVX-512 VNNI and AMX inputs of each 64 are 16-bit integers with a scale (products with 4-bit and 8-bit
  * weights): an error of 2^-16 of the greatest of them. Inputs that are no numbers, infinite, or whose block of 64 has its greatest magnitude beyond 2^80

@@ -3,7 +3,7 @@
  * 16 outputs at once: a tile A holds their levels of 64 inputs, taken apart into a small panel. Inputs of each 64 are
  * integers of two digits with a scale; the digits of up to eight rows are the 16 columns of a tile B. A product of tiles
  * is exact, and leaves a sum of a block for each output and digit, which is scaled and added up in float32: in the order
- * of the blocks, so that a row's results are the same in any company. With groups of 32, tiles hold half a block. Levels
+ * of the blocks, so that a row's results are the same in any company of three rows or more, which all come here. With groups of 32, tiles hold half a block. Levels
  * of NF4 have two digits, too, and make two tiles A.
  *
  * Tiles are not forwarded from stores: the sums of a pair of tiles are taken up only when others have been multiplied
