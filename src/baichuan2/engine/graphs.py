@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,8 @@ __all__ = ["GRAPHS", "GraphModel", "graph_model", "step_logits"]
 GRAPHS = "BAICHUAN2_GRAPHS"
 """Environment variable: `off` for a model's own passes; `plain` for graphs of torch's operations, without Triton."""
 MOST_ROWS = 256  # B * T; a pass of more is worth its starts
+LEAST_PROMPT = 1024
+"""B * T, for fused kernels: on an H200 a pass of 4,096 is a third faster by them, one of 512 waits for Python."""
 MOST_NEW = 16  # tokens of one input: guesses
 MOST_GRAPHS = 8  # of one model; the one that was used least lately makes room
 MOST_ROWS_IN_FEW_BITS = 64  # a weight that is dequantised once is worth while for more
@@ -128,12 +130,18 @@ _states: "weakref.WeakKeyDictionary[nn.Module, State]" = weakref.WeakKeyDictiona
 
 def _state_of(model: "BaichuanForCausalLM") -> State:
     """The state of `model`; a new one where its weights lie elsewhere than they did: graphs know addresses."""
-    tensors = [*model.parameters(), *model.buffers()]
-    origin = tuple((tensor.data_ptr(), tensor.dtype) for tensor in tensors)
+    origin = tuple((tensor.data_ptr(), tensor.dtype) for tensor in _tensors_of(model.modules()))
     state = _states.get(model)
     if state is None or state.origin != origin:
         state = _states[model] = State(origin, is_fused=_wants_fused(model))
     return state
+
+
+def _tensors_of(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """Weights and buffers, without their names, which would take most of the time."""
+    for module in modules:
+        for tensors in (module._parameters, module._buffers):
+            yield from (tensor for tensor in tensors.values() if tensor is not None)
 
 
 def _wants_fused(model: "BaichuanForCausalLM") -> bool:
@@ -141,8 +149,11 @@ def _wants_fused(model: "BaichuanForCausalLM") -> bool:
     if os.environ.get(GRAPHS) == "plain" or not has_fused_kernels():
         return False
     head_bytes = model.config.head_dim * model.dtype.itemsize
-    kinds = {values.dtype for name, values in model.named_parameters() if name.endswith("norm.weight")}
-    return head_bytes % ALIGNMENT == 0 and kinds == {model.dtype}
+    layer: Any
+    norms = [model.model.norm.weight]
+    for layer in model.model.layers:
+        norms += [layer.input_layernorm.weight, layer.post_attention_layernorm.weight]
+    return head_bytes % ALIGNMENT == 0 and {weight.dtype for weight in norms} == {model.dtype}
 
 
 def _why_not(model: "BaichuanForCausalLM", *, is_fused: bool) -> str | None:
@@ -151,12 +162,13 @@ def _why_not(model: "BaichuanForCausalLM", *, is_fused: bool) -> str | None:
         return "the model is being trained"
     if not is_made_of(model, (*KNOWN, *library_layers("Linear4bit", "Linear8bitLt"))):
         return "the model has adapters, hooks, other attention, or layers that are not known"
-    if not is_fused and any(is_stored_in_few_bits(layer) for layer in model.modules()):
+    modules = list(model.modules())
+    if not is_fused and any(map(is_stored_in_few_bits, {type(module) for module in modules})):
         return "layers in 8 bits, and our own in 4, need Triton to be recorded"
     rotary = model.model.rotary_emb
     if rotary is not None and rotary.rope_type not in ROPE_TYPES:
         return f"rope scaling {rotary.rope_type} looks at positions"
-    if len({values.device for values in model.parameters()}) != 1:
+    if len({tensor.device for tensor in _tensors_of(modules)}) != 1:
         return "the model lies on several devices"
     return None
 
@@ -168,7 +180,7 @@ class GraphModel:
         self._model, self._state = model, state
         self._firsts = torch.tensor(firsts, device=model.device)  # (B,)
         self._is_padded = any(firsts)
-        self._is_in_few_bits = any(is_stored_in_few_bits(layer) for layer in model.modules())
+        self._is_in_few_bits = any(map(is_stored_in_few_bits, {type(layer) for layer in model.modules()}))
         self._head: Tensor | None = None
         self._is_head_known = False
 
@@ -235,7 +247,7 @@ class GraphModel:
             return False
         if not isinstance(cache, Cache) or cache.layers or cache.layer_class_to_replicate is not GrowingLayer:
             return False
-        return ids.shape[1] > 1 and not self._is_padded
+        return ids.numel() >= LEAST_PROMPT and ids.shape[1] > 1 and not self._is_padded
 
     def _prompt_logits(self, ids: Tensor, cache: Cache, keep: int) -> Tensor:
         """Logits (B, `keep`, V) after a prompt, which the cache then holds; computed as it stands."""
@@ -259,8 +271,9 @@ class GraphModel:
     def _logits(self, ids: Tensor, cache: Cache) -> Tensor:
         """Logits (B, T, V), and T tokens more in the cache."""
         num_new, held = ids.shape[1], cache.get_seq_length()
-        for layer in cache.layers:
-            layer.reserve(num_new, layer.buffers[0][0])
+        if cache.layers[0].capacity < held + num_new:  # they grow together; to ask each takes a tenth of a millisecond
+            for layer in cache.layers:
+                layer.reserve(num_new, layer.buffers[0][0])
         with self._state.lock, _on(ids.device):
             step = self._step(ids, cache)
             self._bind(step, cache)

@@ -29,9 +29,9 @@ def library_layers(*names: str) -> tuple[type, ...]:
     return () if module is None else tuple(getattr(module, name) for name in names)
 
 
-def is_stored_in_few_bits(layer: nn.Module) -> bool:
-    """Whether only products of this file can be recorded with that layer."""
-    return type(layer) in (Int4Linear, Int8Linear, *library_layers("Linear8bitLt"))
+def is_stored_in_few_bits(kind: type) -> bool:
+    """Whether only products of this file can be recorded with layers of that kind."""
+    return kind in (Int4Linear, Int8Linear, *library_layers("Linear8bitLt"))
 
 
 def times(layer: Any, inputs: Tensor) -> Tensor:
