@@ -196,7 +196,11 @@ def random_model(kind: Any, config: Any, device: str) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.uniform_(-0.035, 0.035) if parameter.dim() == 2 else parameter.fill_(1)
-    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
+    decoder = model.model
+    if decoder.rotary_emb is not None:  # positions are computed, not read
+        decoder.rotary_emb = type(decoder.rotary_emb)(config).to(device)
+    if getattr(decoder, "alibi", None) is not None:
+        decoder.alibi = type(decoder.alibi)(config.num_attention_heads).to(device)
     return model
 
 
@@ -209,7 +213,7 @@ class OurRunner:
         config = BaichuanConfig(dtype="bfloat16", torch_dtype="bfloat16", **shape)
         self.vocab_size = config.vocab_size
         if not models:
-            models.append(random_our_model(config, self.device))
+            models.append(random_model(BaichuanForCausalLM, config, self.device))
             if bits < 16:
                 quantize_in_place(models[0], bits)
             release(options)
@@ -227,16 +231,6 @@ class OurRunner:
             next(steps)
             seconds.append(wait(self.device) - start)
         return seconds[0], seconds[1:]
-
-
-def random_our_model(config: BaichuanConfig, device: str) -> Any:
-    """Ours with random weights; its rotary tables are computed anew, where the shape has them."""
-    with torch.device(device):
-        torch.set_default_dtype(torch.bfloat16)
-        try:
-            return BaichuanForCausalLM(config).eval()
-        finally:
-            torch.set_default_dtype(torch.float32)
 
 
 class LlamaRunner:
