@@ -39,8 +39,8 @@ def passes(model: Any, ids: Tensor, parts: list[int]) -> tuple[Tensor, Any]:
     return torch.cat(logits, dim=1), cache
 
 
-def model_of(scheme: str, size: Size = "7b") -> BaichuanForCausalLM:
-    model: BaichuanForCausalLM = tiny_model(size, max_position_embeddings=512).to(torch.bfloat16)
+def model_of(scheme: str, size: Size = "7b", **changes: Any) -> BaichuanForCausalLM:
+    model: BaichuanForCausalLM = tiny_model(size, **{"max_position_embeddings": 512} | changes).to(torch.bfloat16)
     if scheme != "none":
         quantize_model(model, SPECS[scheme])
     return model
@@ -62,8 +62,11 @@ def test_logits_are_those_of_the_model(scheme: str, size: Size) -> None:
             assert torch.allclose(layer.values.float(), of_model.values.float(), atol=TOLERANCE, rtol=0)
 
 
-def test_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    step, ids = processor_model(model_of("int8")), random_ids(2, 200)
+@pytest.mark.parametrize("rope", [{}, {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}], ids=["", "dynamic"])
+def test_pieces(rope: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamic scaling turns all places by the last one of a pass, so the angles are those of the whole prompt."""
+    changes = {"max_position_embeddings": 64, **rope} if rope else {}
+    step, ids = processor_model(model_of("int8", **changes)), random_ids(2, 200)
     whole, whole_cache = passes(step, ids, [200])
     monkeypatch.setattr(prompt, "ROWS_AT_A_TIME", 150)
     found, cache = passes(step, ids, [200])

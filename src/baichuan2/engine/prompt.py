@@ -17,7 +17,7 @@ from baichuan2.model.block import alibi_bias
 __all__ = ["prompt_logits", "suits"]
 
 ROWS_AT_A_TIME = 4096
-"""Longer prompts and larger batches go through in pieces, for the memory of what is between the products."""
+"""More go through in pieces of so many tokens, for the memory of what is between the products."""
 
 
 def suits(model: Any, ids: Tensor, firsts: list[int], cache: Cache) -> bool:
@@ -35,19 +35,25 @@ def prompt_logits(model: Any, ids: Tensor, buffers: list[Any], held: int, num_ke
     written there.
     """
     batch, num_new = ids.shape
+    rotary = model.model.rotary_emb
+    angles = (
+        None if rotary is None else _angles(rotary, held, num_new)
+    )  # of all pieces: some rules look at the last place
     count = -(-num_new // max(1, ROWS_AT_A_TIME // batch))
     logits = []
     for piece in range(count):
         begin, end = piece * num_new // count, (piece + 1) * num_new // count
         wanted = min(end - begin, max(0, end - (num_new - num_kept)))
-        logits.append(_piece_logits(model, ids[:, begin:end], buffers, held + begin, wanted))
+        rotation = None if angles is None else (angles[0][begin:end], angles[1][begin:end])
+        logits.append(_piece_logits(model, ids[:, begin:end], rotation, buffers, held + begin, wanted))
     return logits[0] if count == 1 else torch.cat(logits, dim=1)
 
 
-def _piece_logits(model: Any, ids: Tensor, buffers: list[Any], held: int, num_kept: int) -> Tensor:
-    """As `prompt_logits`, in one piece; `num_kept` may be 0."""
+def _piece_logits(
+    model: Any, ids: Tensor, rotation: tuple[Tensor, Tensor] | None, buffers: list[Any], held: int, num_kept: int
+) -> Tensor:
+    """As `prompt_logits`, in one piece; `rotation`: cosines and sines (T, D); `num_kept` may be 0."""
     decoder, (batch, num_new) = model.model, ids.shape
-    rotation = None if decoder.rotary_emb is None else _angles(decoder.rotary_emb, held, num_new)
     mask = None
     if held:  # rows see all that was held, and one another up to themselves
         mask = torch.ones(num_new, held + num_new, dtype=torch.bool).tril(held)[None, None]

@@ -48,7 +48,7 @@ def _loaded() -> ctypes.CDLL:
 
 
 def _check(name: str, values: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.bfloat16) -> None:
-    is_here = values.device.type == "cpu" and values.is_contiguous()
+    is_here = values.device.type == "cpu" and values.is_contiguous() and (values.data_ptr() != 0 or not values.numel())
     if not is_here or values.dtype != dtype or values.shape != shape:
         raise ValueError(
             f"{name} must be {dtype} {shape} in one piece on the processor, got {values.dtype} {tuple(values.shape)} "
@@ -87,11 +87,13 @@ def rotate_and_store(
     _check("packed", packed, (batch, num_new, 3, heads, size))
     for name, part in (("keys", keys), ("values", values)):
         _check(name, part, (batch, heads, capacity, size))
-    for angles in rotation or ():
-        _check("angles", angles, (num_new, size), torch.float32)
+    cosine, sine = rotation or (None, None)
+    for angles in (cosine, sine):
+        if angles is not None:
+            _check("angles", angles, (num_new, size), torch.float32)
     if three != 3 or size % (2 * HALVES_OF_HEADS) or not 0 <= held <= capacity - num_new:
         raise ValueError(f"{num_new} tokens of heads of {size} do not fit from place {held} of {capacity} on")
-    parts = (packed, *(rotation or (None, None)), keys, values)
+    parts = (packed, cosine, sine, keys, values)
     addresses = (None if part is None else part.data_ptr() for part in parts)
     sizes = (batch, num_new, heads, size, held, capacity)
     _loaded().baichuan2_rotate_and_store(*addresses, *sizes, num_threads())

@@ -6,9 +6,9 @@
  * there is AMX, up to two rows are summed in another order than more.
  *
  * On AVX2, AVX-512 VNNI and AMX inputs of each 64 are 16-bit integers with a scale (products with 4-bit and 8-bit
- * weights): an error of 2^-16 of the greatest of them. Inputs that are no numbers, infinite, or whose block of 64 has its greatest magnitude beyond 2^80
- * or below 2^-64 are multiplied in float32, which is slow. All pointers may be unaligned but `prepared` and `scratch`
- * (64 bytes).
+ * weights): an error of 2^-16 of the greatest of them. Inputs that are no numbers, infinite, or whose block of 64 has its
+ * greatest magnitude beyond 2^80 or below 2^-64 are multiplied in float32, which is slow. All pointers may be unaligned
+ * but `prepared` and `scratch` (64 bytes).
  */
 #ifndef BAICHUAN2_ROWS_H
 #define BAICHUAN2_ROWS_H

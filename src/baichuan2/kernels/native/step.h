@@ -2,7 +2,8 @@
  *
  * Numbers are float32 inside and rounded to the model's own number (bfloat16 or float16) wherever a module of
  * model/modeling_baichuan.py rounds, so that both ways write the same text. A row's result depends neither on the other
- * rows of the call nor on the number of threads. The structures are mirrored in kernels/steps.py: change both.
+ * rows of the call (for AMX see rows.h) nor on the number of threads. The structures are mirrored in kernels/steps.py:
+ * change both.
  */
 #ifndef BAICHUAN2_STEP_H
 #define BAICHUAN2_STEP_H
