@@ -13,8 +13,10 @@ from torch import Tensor
 
 from baichuan2.kernels import steps
 from baichuan2.kernels.library import limit, opened
-from baichuan2.kernels.steps import LayerWeights, Rows, StepModel, plain_weight
+from baichuan2.kernels.steps import LayerWeights, Rows, StepModel, StoredWeight, plain_weight
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
+from baichuan2.quantization.blockwise import quantize_int4, quantize_int8
+from baichuan2.quantization.nf4 import quantize_nf4
 from tests.tiny import SIZES, Size, random_ids, tiny_model
 
 pytestmark = pytest.mark.skipif(not steps.is_available(), reason="the library of kernels is not built here")
@@ -28,8 +30,10 @@ EXTRA = 16
 GUARD = -7.25
 PLAIN = "step_functions_plain"
 TABLES = {"avx2": "step_functions_avx2", "avx512": "step_functions_avx512"}
-LEVELS = {"plain": 0, "avx2": 1, "avx512": 2}
+LEVELS = {"plain": 0, "avx2": 1, "avx512": 2, "avx512_bf16": 3, "amx": 4}
 """Numbers of instruction sets."""
+VBMI, AMX_INT8, LEAST_ROWS_AMX = 2, 4, 3
+"""Bits of the extensions that the matrix unit's products need, and how many rows go through it at least."""
 
 
 class Functions(ctypes.Structure):
@@ -294,7 +298,7 @@ def test_a_row_is_the_same_alone_and_among_others(table: Any, head_dim: int, kin
             assert spoilt[-1].isnan().all()
 
 
-@pytest.fixture(params=["avx2", "avx512"])
+@pytest.fixture(params=["avx2", "avx512", "avx512_bf16", "amx"])
 def level(request: pytest.FixtureRequest) -> Iterator[None]:
     """Steps and products of that instruction set."""
     library = opened().library
@@ -315,19 +319,44 @@ def restored_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class Steps:
-    """A tiny model in steps, with caches of `batch` sequences."""
+WEIGHTS = ("bfloat16", "int4", "int8", "nf4")
 
-    def __init__(self, model: Any, batch: int, capacity: int, is_int8: bool = False) -> None:
+
+def stored(weight: Tensor, weights: str) -> StoredWeight:
+    """A weight (N, K) of 16-bit numbers as one of WEIGHTS; "bfloat16": as it is."""
+    if weights == "int4":
+        four = quantize_int4(weight, group_size=32, search=False)
+        return steps.int4_weight(four.codes, four.scales, four.codebook.tolist(), four.group_size, four.in_features)
+    if weights == "int8":
+        eight = quantize_int8(weight, group_size=0, search=False)
+        return steps.int8_weight(eight.codes, eight.scales, eight.group_size)
+    if weights == "nf4":
+        nf4 = quantize_nf4(weight, double=False)
+        return steps.nf4_weight(nf4.codes, nf4.code, nf4.absmax, None, nf4.shape)
+    return plain_weight(weight)
+
+
+def fewest_alike(rows: int, weights: str) -> int:
+    """How few tokens a step may have whose bits are those of a step of `rows`, as the library says who multiplies."""
+    library, needed = opened().library, VBMI | AMX_INT8
+    assert library is not None
+    has_unit = library.rows_instructions() >= LEVELS["amx"] and library.baichuan2_extensions() & needed == needed
+    return LEAST_ROWS_AMX if has_unit and weights != "bfloat16" and rows >= LEAST_ROWS_AMX else 1
+
+
+class Steps:
+    """A tiny model in steps, its head too with weights of the kind `weights`, and caches of `batch` sequences."""
+
+    def __init__(self, model: Any, batch: int, capacity: int, is_int8: bool = False, weights: str = "bfloat16") -> None:
         decoder, config = model.model, model.config
         self.decoder, self.dtype = decoder, decoder.norm.weight.dtype
         layers = [
             LayerWeights(
-                packed=plain_weight(layer.self_attn.W_pack.weight.detach()),
-                output=plain_weight(layer.self_attn.o_proj.weight.detach()),
-                gate=plain_weight(layer.mlp.gate_proj.weight.detach()),
-                up=plain_weight(layer.mlp.up_proj.weight.detach()),
-                down=plain_weight(layer.mlp.down_proj.weight.detach()),
+                packed=stored(layer.self_attn.W_pack.weight.detach(), weights),
+                output=stored(layer.self_attn.o_proj.weight.detach(), weights),
+                gate=stored(layer.mlp.gate_proj.weight.detach(), weights),
+                up=stored(layer.mlp.up_proj.weight.detach(), weights),
+                down=stored(layer.mlp.down_proj.weight.detach(), weights),
                 input_norm=layer.input_layernorm.weight.detach(),
                 middle_norm=layer.post_attention_layernorm.weight.detach(),
             )
@@ -341,7 +370,7 @@ class Steps:
             epsilon=decoder.norm.eps,
             is_int8_cache=is_int8,
         )
-        self.head = plain_weight(model.lm_head.normalized_weight().detach())
+        self.head = stored(model.lm_head.normalized_weight().detach(), weights)
         shape = (batch, config.num_attention_heads, capacity, config.head_dim)
         # what is not yet written is no number: nobody may read it
         states = (torch.full(shape, 99, dtype=torch.int8), torch.full((*shape[:3], 1), torch.nan))
@@ -374,9 +403,13 @@ class Steps:
         return torch.cat(found)
 
 
-def model_of(size: Size, dtype: torch.dtype = torch.bfloat16) -> BaichuanForCausalLM:
+INNER_SIZE = 1088
+"""So wide that AVX2 takes inputs in two chunks, and the matrix unit in several pieces."""
+
+
+def model_of(size: Size, dtype: torch.dtype = torch.bfloat16, **changes: int) -> BaichuanForCausalLM:
     length = {"max_position_embeddings": 512} if size == "7b" else {"model_max_length": 512}
-    model: BaichuanForCausalLM = tiny_model(size, **length).to(dtype)
+    model: BaichuanForCausalLM = tiny_model(size, **length, **changes).to(dtype)
     return model
 
 
@@ -408,23 +441,50 @@ def test_parts_and_threads_make_no_difference(size: Size, is_int8: bool) -> None
         assert torch.equal(Steps(model, 1, 300, is_int8).of_one(ids, [63, 64, 64, 64, 45]), wanted)
 
 
+PARTS_OF_CODES = ([2] * 42, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 9], [16, 64, 4])
+"""Of 84 tokens. Kernels meet codes with 1 to 8 rows, or tiles of rows, each in its own way."""
+
+
 @pytest.mark.usefixtures("level")
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("is_int8", [False, True])
+@pytest.mark.parametrize("weights", WEIGHTS[1:])
 @pytest.mark.parametrize("size", SIZES)
-def test_sequences_together_are_those_alone(size: Size, is_int8: bool, threads: int) -> None:
-    """Padded on the left, in different places of their caches, with several tokens and with one."""
-    torch.set_num_threads(threads)
+def test_parts_and_threads_make_no_difference_to_codes(size: Size, weights: str) -> None:
+    """Several tokens at once have the bits of each alone or, by the matrix unit, of those in threes."""
+    ids, wanted = random_ids(1, 84)[0], {}
+    made = Steps(model_of(size, intermediate_size=INNER_SIZE), 1, 84, weights=weights)
+    for fewest in {fewest_alike(rows, weights) for rows in (1, 64)}:
+        wanted[fewest] = made.of_one(ids, [fewest] * (84 // fewest))
+        assert wanted[fewest].isfinite().all()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        for parts in PARTS_OF_CODES[threads - 1 :]:
+            assert torch.equal(made.of_one(ids, parts), wanted[fewest_alike(min(parts), weights)]), parts
+
+
+@pytest.mark.usefixtures("level")
+@pytest.mark.parametrize(
+    ("weights", "is_int8", "threads"),
+    [*((WEIGHTS[0], is_int8, threads) for is_int8 in (False, True) for threads in (1, 2))]
+    + [(weights, False, 1) for weights in WEIGHTS[1:]],
+)
+@pytest.mark.parametrize("size", SIZES)
+def test_sequences_together_are_those_alone(size: Size, weights: str, is_int8: bool, threads: int) -> None:
+    """Padded on the left, in different places of their caches, with several tokens and with one; two and three."""
     model = model_of(size)
     ids = [random_ids(1, 12, seed=seed)[0] for seed in range(3)]
-    firsts = [3, 0, 8]
-    together = Steps(model, 3, 24, is_int8)
-    prompts, rest = (
-        together([own[a:b] for own in ids], [first + a for first in firsts], firsts) for a, b in ((0, 11), (11, 12))
-    )
-    for row, own in enumerate(ids):
-        alone = Steps(model, 1, 12, is_int8).of_one(own, [11, 1])
-        assert torch.equal(torch.cat((prompts[row * 11 : row * 11 + 11], rest[row : row + 1])), alone)
+    firsts, places = [3, 0, 8], [14, 11, 19]
+    together = Steps(model, 3, 24, is_int8, weights)
+    torch.set_num_threads(threads)
+    prompts = together([own[:11] for own in ids], firsts, firsts)
+    alone = Steps(model, 1, 12, is_int8, weights)
+    for count in (2, 3):
+        torch.set_num_threads(threads)
+        rest = together([own[11:] for own in ids[:count]], places[:count], firsts[:count])
+        torch.set_num_threads(1)
+        fewest = fewest_alike(count, weights)
+        for row, own in enumerate(ids[:count]):
+            found = torch.cat((prompts[row * 11 : row * 11 + 11], rest[row : row + 1]))
+            assert torch.equal(found, alone.of_one(own, [12 - fewest, fewest]))
 
 
 @pytest.mark.parametrize("size", SIZES)
