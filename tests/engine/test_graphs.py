@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import weakref
 from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
@@ -16,9 +17,11 @@ from baichuan2.engine import generate, graphs
 from baichuan2.engine.cache import BLOCK, new_cache
 from baichuan2.engine.generate import generate_batch, generate_tokens
 from baichuan2.engine.graphs import GRAPHS, GraphModel, State, graph_model
+from baichuan2.engine.processor import processor_model
 from baichuan2.engine.quantized_cache import Int8Layer
 from baichuan2.engine.sampling import Sampling
 from baichuan2.engine.step_kernels import FusedKernels
+from baichuan2.errors import SettingsError
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
 from baichuan2.quantization.apply import default_spec, quantized_linear, replace_modules
 from baichuan2.settings import LoadSettings
@@ -255,9 +258,93 @@ def test_weights_elsewhere_are_another_state() -> None:
     model.model.norm.weight = nn.Parameter(torch.ones(128))
     assert graphs._state_of(model) is not state
     count = len(graphs._states)
-    del model
+    del model, state
     gc.collect()
     assert len(graphs._states) == count - 1
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_scales_elsewhere_are_another_state(bits: int) -> None:
+    pytest.importorskip("bitsandbytes")
+    model = model_of("7b").quantize(bits)
+    weight: Any = model.model.layers[1].mlp.up_proj.weight
+    if bits == 8:
+        places = [(weight, "SCB")]
+    else:
+        scales = weight.quant_state
+        places = [(part, name) for part in (scales, scales.state2) for name in ("absmax", "code")]
+        places.append((scales, "offset"))
+    for holder, name in places:
+        state = graphs._state_of(model)
+        assert graphs._state_of(model) is state
+        before = getattr(holder, name)  # held, so that the other one lies elsewhere
+        setattr(holder, name, before.clone())
+        assert graphs._state_of(model) is not state, name
+    state = graphs._state_of(model)
+    with torch.inference_mode():
+        model(input_ids=random_ids(1, 3))  # LLM.int8 keeps its scales in another place from now on
+    assert bits == 4 or graphs._state_of(model) is state
+
+
+def test_another_view_of_the_same_memory_is_another_state() -> None:
+    model = model_of("7b")
+    state = graphs._state_of(model)
+    head = model.lm_head
+    before = head.weight
+    head.weight = nn.Parameter(before.detach().view(before.shape[1], before.shape[0]).T)
+    assert head.weight.data_ptr() == before.data_ptr()
+    assert graphs._state_of(model) is not state
+
+
+def test_a_model_without_graphs_keeps_none() -> None:
+    model = model_of("7b")
+    for seen in (model, processor_model(model)):
+        graphs._state_of(model)
+        assert graph_model(seen, [0]) is seen  # on the processor, where it has come to
+        assert model not in graphs._states
+
+
+def test_steps_keep_no_buffers_of_a_cache_that_is_gone() -> None:
+    model = model_of("7b")
+    step = GraphModel(model, [0], State((), is_recorded=False))
+    _, cache = logits_in_parts(step, random_ids(1, 14), [10, 1, 1, 2])
+    buffers = [weakref.ref(part) for layer in cache.layers for parts in layer.buffers for part in parts]
+    assert all(part() is not None for part in buffers)
+    del cache
+    gc.collect()
+    assert len(step._state.steps) == 2
+    assert all(part() is None for part in buffers)
+
+
+def test_all_lengths_of_guesses_stay() -> None:
+    model, state = model_of("7b"), State((), is_recorded=False)
+    lengths = list(range(1, graphs.MOST_NEW + 1))
+    logits_in_parts(GraphModel(model, [0, 0], state), random_ids(2, 11), [10, 1])
+    step, ids = GraphModel(model, [0], state), random_ids(1, 10 + sum(lengths))
+    logits_in_parts(step, ids, [10, *lengths])
+    assert sorted(key[:2] for key in state.steps) == [*((1, length) for length in lengths), (2, 1)]
+
+
+def test_two_threads_whose_fused_steps_fail_take_plain_ones() -> None:
+    step = GraphModel(model_of("7b"), [0], State((), is_recorded=False, is_fused=True))
+    error = RuntimeError("no compiler for Triton")
+    step._give_up(error, was_fused=True)
+    logits_in_parts(step, random_ids(1, 11), [10, 1])
+    step._give_up(error, was_fused=True)  # the other one, which had begun before
+    assert step._state.failure is None
+    assert step._state.steps
+    step._give_up(error, was_fused=False)
+    assert step._state.failure is not None
+    assert not step._state.steps
+
+
+def test_the_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, chosen in (("", "on"), ("ON", "on"), (" Plain ", "plain"), ("OFF", "off")):
+        monkeypatch.setenv(GRAPHS, value)
+        assert graphs._chosen() == chosen
+    monkeypatch.setenv(GRAPHS, "plian")
+    with pytest.raises(SettingsError, match=r"^BAICHUAN2_GRAPHS=plian: not known; it must be one of on, plain, off$"):
+        generate_batch(model_of("7b"), prompts_of(3), Sampling(max_new_tokens=1), stop_ids=frozenset())
 
 
 # from here on: what only a GPU can tell

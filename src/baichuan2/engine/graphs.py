@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from baichuan2.engine.cache import GrowingLayer
-from baichuan2.engine.processor import KNOWN, StepOutput, is_made_of
+from baichuan2.engine.processor import KNOWN, ProcessorModel, StepOutput, is_made_of
 from baichuan2.engine.step_kernels import (
     ALIGNMENT,
     FusedKernels,
@@ -31,7 +32,8 @@ from baichuan2.engine.step_kernels import (
     StepKernels,
     has_fused_kernels,
 )
-from baichuan2.engine.step_products import is_stored_in_few_bits, library_layers
+from baichuan2.engine.step_products import is_stored_in_few_bits, library_layers, library_scales
+from baichuan2.errors import SettingsError
 from baichuan2.model.block import last_places
 from baichuan2.model.norm_head import NormHead
 
@@ -42,11 +44,12 @@ __all__ = ["GRAPHS", "GraphModel", "graph_model", "step_logits"]
 
 GRAPHS = "BAICHUAN2_GRAPHS"
 """Environment variable: `off` for a model's own passes; `plain` for graphs of torch's operations, without Triton."""
+CHOICES = ("on", "plain", "off")
 MOST_ROWS = 256  # B * T; a pass of more is worth its starts
 LEAST_PROMPT = 1024
 """B * T, for fused kernels: on an H200 a pass of 4,096 is a third faster by them, one of 512 waits for Python."""
 MOST_NEW = 16  # tokens of one input: guesses
-MOST_GRAPHS = 8  # of one model; the one that was used least lately makes room
+MOST_GRAPHS = MOST_NEW + 2  # of one model, so that all lengths of guesses stay; the least lately used makes room
 MOST_ROWS_IN_FEW_BITS = 64  # a weight that is dequantised once is worth while for more
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")  # others look at positions, and would wait for the device
 
@@ -56,10 +59,14 @@ log = logging.getLogger(__name__)
 def graph_model(model: Any, firsts: Sequence[int]) -> Any:
     """`model`, whose decode steps are recorded, where that is possible; else `model` itself.
 
-    `firsts`: how many places of padding stand on the left of each input of the batch.
+    `firsts`: how many places of padding stand on the left of each input of the batch. Graphs that are no longer wanted
+    are given up: the model has left the GPU, is being trained, or got hooks.
+
+    Raises:
+        SettingsError: the environment variable GRAPHS is none of CHOICES.
     """
-    if model.device.type != "cuda" or os.environ.get(GRAPHS) == "off":
-        return model
+    if _chosen() == "off" or model.device.type != "cuda":
+        return _without_graphs(model)
     from baichuan2.model.modeling_baichuan import BaichuanForCausalLM  # seconds, if there is no such model yet
 
     if type(model) is not BaichuanForCausalLM:
@@ -67,9 +74,26 @@ def graph_model(model: Any, firsts: Sequence[int]) -> Any:
     reason = _why_not(model, is_fused=_wants_fused(model))
     if reason is not None:
         log.debug("no CUDA graphs: %s", reason)
-        return model
-    state = _state_of(model)
+        return _without_graphs(model)
+    state = _state_of(model)  # it stays after a failure, which is not to be tried again
     return model if state.failure is not None else GraphModel(model, firsts, state)
+
+
+def _chosen() -> str:
+    """Which of CHOICES the environment variable names; raises SettingsError where it names none."""
+    value = os.environ.get(GRAPHS, "").strip()
+    word = value.lower() or CHOICES[0]
+    if word not in CHOICES:
+        raise SettingsError(f"{GRAPHS}={value}: not known; it must be one of {', '.join(CHOICES)}")
+    return word
+
+
+def _without_graphs(model: Any) -> Any:
+    """`model`, whose graphs are forgotten, as they hold memory of the GPU."""
+    whole = model._model if isinstance(model, ProcessorModel) else model
+    if isinstance(whole, nn.Module):
+        _states.pop(whole, None)
+    return model
 
 
 def step_logits(
@@ -123,6 +147,7 @@ class State:
     lock: threading.Lock = field(default_factory=threading.Lock)
     pool: Any = None
     stream: Any = None
+    played: Any = None  # the event after which a step's inputs and logits may be written again, by any stream
 
 
 _states: "weakref.WeakKeyDictionary[nn.Module, State]" = weakref.WeakKeyDictionary()
@@ -130,7 +155,11 @@ _states: "weakref.WeakKeyDictionary[nn.Module, State]" = weakref.WeakKeyDictiona
 
 def _state_of(model: "BaichuanForCausalLM") -> State:
     """The state of `model`; a new one where its weights lie elsewhere than they did: graphs know addresses."""
-    origin = tuple((tensor.data_ptr(), tensor.dtype) for tensor in _tensors_of(model.modules()))
+    modules = list(model.modules())
+    origin = tuple(
+        (tensor.data_ptr(), tensor.dtype, tensor.device, tensor.shape, tensor.stride())
+        for tensor in chain(_tensors_of(modules), library_scales(modules))
+    )
     state = _states.get(model)
     if state is None or state.origin != origin:
         state = _states[model] = State(origin, is_fused=_wants_fused(model))
@@ -146,7 +175,7 @@ def _tensors_of(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
 
 def _wants_fused(model: "BaichuanForCausalLM") -> bool:
     """Whether Triton is there, all numbers are of one format, and a head's keys fill what is loaded at once."""
-    if os.environ.get(GRAPHS) == "plain" or not has_fused_kernels():
+    if _chosen() == "plain" or not has_fused_kernels():
         return False
     head_bytes = model.config.head_dim * model.dtype.itemsize
     layer: Any
@@ -212,22 +241,26 @@ class GraphModel:
 
     def _tried(self, compute: Callable[[], Tensor]) -> Tensor | None:
         """What `compute` gives; None where it fails, and is not to be tried again."""
+        was_fused = self._state.is_fused
         try:
             return compute()
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            self._give_up(error)
+            self._give_up(error, was_fused=was_fused)
             return None
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, error: Exception, *, was_fused: bool) -> None:
         """After a step that could not be recorded: the next are recorded without Triton, or none are."""
         state = self._state
-        log.debug("a CUDA graph could not be recorded%s", " with Triton" if state.is_fused else "", exc_info=error)
-        state.steps.clear()
-        state.pool = None
-        was_fused, state.is_fused = state.is_fused, False
-        state.failure = _why_not(self._model, is_fused=False) if was_fused else f"{type(error).__name__}: {error}"
+        with state.lock:
+            if was_fused and not state.is_fused:
+                return  # another thread has given up Triton meanwhile; without it nothing has failed yet
+            log.debug("a CUDA graph could not be recorded%s", " with Triton" if was_fused else "", exc_info=error)
+            state.steps.clear()
+            state.pool = None
+            state.is_fused = False
+            state.failure = _why_not(self._model, is_fused=False) if was_fused else f"{type(error).__name__}: {error}"
 
     def _suits(self, ids: Tensor, cache: Any) -> bool:
         """Whether the pass is a step after a prompt, over a cache of our own."""
@@ -274,7 +307,11 @@ class GraphModel:
         if cache.layers[0].capacity < held + num_new:  # they grow together; to ask each takes a tenth of a millisecond
             for layer in cache.layers:
                 layer.reserve(num_new, layer.buffers[0][0])
-        with self._state.lock, _on(ids.device):
+        state = self._state
+        with state.lock, _on(ids.device):
+            present = torch.cuda.current_stream() if ids.is_cuda else None
+            if present is not None and state.played is not None:
+                present.wait_event(state.played)  # another stream may still play this step
             step = self._step(ids, cache)
             self._bind(step, cache)
             step.ids.copy_(ids)
@@ -285,6 +322,8 @@ class GraphModel:
             step.play()
             assert step.logits is not None
             logits = step.logits.clone()  # the next play writes there
+            if present is not None:
+                state.played = present.record_event(state.played)
         for layer in cache.layers:
             layer.advance(num_new)
         return logits

@@ -7,6 +7,7 @@ buffers that they saw, the fused ones find any from a table.
 
 import functools
 import importlib.util
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -82,7 +83,7 @@ class PlainKernels:
 
     def __init__(self, places: Places, num_heads: int, slopes: Tensor | None, dtype: torch.dtype) -> None:
         self._places, self._num_heads, self._slopes, self._dtype = places, num_heads, slopes, dtype
-        self._layers: list[Any] = []
+        self._cache: weakref.ref[Cache] | None = None  # a step outlives the caches that it worked on
 
     @staticmethod
     def key(cache: Cache) -> tuple[int, ...]:
@@ -91,10 +92,10 @@ class PlainKernels:
 
     def bind(self, cache: Cache) -> None:
         """Sees the buffers; makes numbers of the room that was never written to: zero times such is not always zero."""
-        self._layers = [layer.buffers for layer in cache.layers]
+        self._cache = weakref.ref(cache)
         held = cache.get_seq_length()
-        for buffers in self._layers:
-            for parts in buffers:
+        for layer in cache.layers:
+            for parts in layer.buffers:
                 parts[0][:, :, held:] = 0
 
     def add_norm(self, hidden: Tensor, delta: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
@@ -109,7 +110,9 @@ class PlainKernels:
         query, key, value = parts.unbind(0)  # each (B, H, T, D)
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
-        (keys,), (values,) = self._layers[layer]  # (B, H, capacity, D) each
+        cache = None if self._cache is None else self._cache()
+        assert cache is not None
+        (keys,), (values,) = cache.layers[layer].buffers  # (B, H, capacity, D) each
         places = self._places.places()
         keys.index_copy_(2, places, key)
         values.index_copy_(2, places, value)

@@ -7,6 +7,7 @@ and needs no look at the inputs, for which the whole device would wait.
 
 import functools
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from baichuan2.quantization.linear import Int4Linear, Int8Linear
 from baichuan2.quantization.scales import UNIT
 
-__all__ = ["gated_times", "is_stored_in_few_bits", "library_layers", "times", "times_weight"]
+__all__ = ["gated_times", "is_stored_in_few_bits", "library_layers", "library_scales", "times", "times_weight"]
 
 ROW_PRODUCTS = True
 """Whether one row is multiplied here; else by torch."""
@@ -27,6 +28,21 @@ def library_layers(*names: str) -> tuple[type, ...]:
     """The classes of these names by bitsandbytes, where somebody has imported them: else no model has any."""
     module = sys.modules.get("baichuan2.quantization.bnb")
     return () if module is None else tuple(getattr(module, name) for name in names)
+
+
+def library_scales(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """What bitsandbytes' layers multiply by and keep beside their parameters and buffers: scales and codebooks."""
+    in_8_bits, in_4_bits = library_layers("Linear8bitLt"), library_layers("Linear4bit")
+    layer: Any
+    for layer in modules:
+        found: list[Any] = []
+        if type(layer) in in_8_bits:
+            found = [_row_scales(layer)]
+        elif type(layer) in in_4_bits:
+            state = getattr(layer.weight, "quant_state", None)
+            for part in (state, getattr(state, "state2", None)):
+                found += [getattr(part, name, None) for name in ("absmax", "code", "offset")]
+        yield from (tensor for tensor in found if isinstance(tensor, Tensor))
 
 
 def is_stored_in_few_bits(kind: type) -> bool:
@@ -44,8 +60,7 @@ def times(layer: Any, inputs: Tensor) -> Tensor:
         levels = _levels(layer.codebook, inputs.device)
         return fused.times_int4(inputs, layer.weight_codes, layer.weight_scales, levels, layer.group_size)
     if type(layer) in library_layers("Linear8bitLt") and layer.bias is None:
-        scales = layer.weight.SCB if layer.state.SCB is None else layer.state.SCB  # (N,); it moves at the first pass
-        return fused.times_int8(inputs, layer.weight.data, scales, 0, 1 / LARGEST_CODE)
+        return fused.times_int8(inputs, layer.weight.data, _row_scales(layer), 0, 1 / LARGEST_CODE)
     if _has_plain_weight(layer):
         return times_weight(layer.weight, inputs)
     product: Tensor = layer(inputs)
@@ -71,6 +86,11 @@ def gated_times(mlp: Any, inputs: Tensor) -> Tensor:
         if all(weight.dtype == inputs.dtype and weight.is_contiguous() for weight in weights):
             return fused.row_gated(inputs, *weights)
     return fused.gated(times(gate, inputs), times(up, inputs))
+
+
+def _row_scales(layer: Any) -> Any:
+    """Those of LLM.int8, (N,), which move from the weight to the state at the first pass."""
+    return layer.weight.SCB if layer.state.SCB is None else layer.state.SCB
 
 
 def _has_plain_weight(layer: Any) -> bool:
