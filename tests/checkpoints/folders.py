@@ -125,20 +125,21 @@ def write_weights(folder: Path, state_dict: dict[str, Tensor], kind: Kind, layou
     """The weight files of a folder; sharded: three, with an index."""
     stem, suffix = ("pytorch_model", ".bin") if kind == "bin" else ("model", ".safetensors")
     if layout == "whole":
-        _write_tensors(state_dict, folder / (stem + suffix))
+        write_tensors(state_dict, folder / (stem + suffix))
         return
     names = list(state_dict)
     weight_map = {}
     for shard in range(3):
         part = names[shard * len(names) // 3 : (shard + 1) * len(names) // 3]
         file_name = f"{stem}-{shard + 1:05d}-of-00003{suffix}"
-        _write_tensors({name: state_dict[name] for name in part}, folder / file_name)
+        write_tensors({name: state_dict[name] for name in part}, folder / file_name)
         weight_map.update(dict.fromkeys(part, file_name))
     size = sum(value.nbytes for value in state_dict.values())
     write_json(folder / f"{stem}{suffix}.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map})
 
 
-def _write_tensors(state_dict: dict[str, Tensor], path: Path) -> None:
+def write_tensors(state_dict: dict[str, Tensor], path: Path) -> None:
+    """One file of weights, of the kind that its name says."""
     if path.suffix == ".bin":
         torch.save(state_dict, path)
     else:

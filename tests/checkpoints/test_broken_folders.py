@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from baichuan2 import CheckpointError, LoadSettings, TokenizerError, load_model
 from baichuan2.checkpoints.load import load_for_replies
-from tests.checkpoints.folders import change_json, weights, write_folder, write_json, write_weights
+from baichuan2.checkpoints.mapped import MappedTensors
+from baichuan2.checkpoints.shards import WeightFiles
+from baichuan2.cli.main import main
+from tests.checkpoints.folders import Kind, change_json, weights, write_folder, write_json, write_tensors, write_weights
 from tests.tiny import Size
 
 Damage = Callable[[Path], object]
@@ -53,6 +57,11 @@ def poison(value: float) -> Damage:
 
 def refit(name: str, shape: tuple[int, ...]) -> Damage:
     return rewrite(lambda state_dict: state_dict.update({name: torch.ones(shape, dtype=torch.bfloat16)}))
+
+
+def convert(dtype: torch.dtype) -> Damage:
+    name = "model.norm.weight"
+    return rewrite(lambda state_dict: state_dict.update({name: state_dict[name].to(dtype)}))
 
 
 def empty(folder: Path) -> None:
@@ -129,6 +138,9 @@ WHOLE: list[tuple[str, Damage, str]] = [
     ),
     ("more layers", more_layers_in_the_file, "7 tensors that config.json does not describe"),
     ("fewer layers", lambda f: change_json(f / "config.json", num_hidden_layers=3), "7 of 24 tensors are missing"),
+    ("8-bit floats", convert(torch.float8_e4m3fn), "norm.weight holds float8_e4m3fn, must hold one of float16, bf"),
+    ("whole numbers", convert(torch.int64), "model.norm.weight holds int64, must hold one of float16, bfloat16"),
+    ("complex numbers", convert(torch.complex64), "model.norm.weight holds complex64, must hold one of float16"),
     ("NaN", poison(float("nan")), "model.layers.1.mlp.up_proj.weight holds NaN or infinite numbers"),
     ("infinity", poison(float("inf")), "model.layers.1.mlp.up_proj.weight holds NaN or infinite numbers"),
     ("negative infinity", poison(float("-inf")), "holds NaN or infinite numbers"),
@@ -142,6 +154,11 @@ WHOLE: list[tuple[str, Damage, str]] = [
     ("dtype a list", lambda f: change_json(f / "config.json", dtype=["bfloat16"]), "dtype must name a number format"),
     ("dtype no float", lambda f: change_json(f / "config.json", torch_dtype="int8"), "torch_dtype must name"),
     ("dtype no format", lambda f: change_json(f / "config.json", torch_dtype="nn"), "torch_dtype must name"),
+    (
+        "dtype too narrow",
+        lambda f: change_json(f / "config.json", torch_dtype="float8_e4m3fn"),
+        "torch_dtype must name",
+    ),
     ("config too deep", write("config.json", "[" * 200_000), "config.json is nested too deeply"),
     ("endless number", write("config.json", '{"hidden_size": ' + "9" * 5_000 + "}"), "config.json cannot be read"),
     ("end id text", lambda f: change_json(f / "generation_config.json", eos_token_id="2"), "eos_token_id must be a"),
@@ -203,6 +220,58 @@ def test_truncated_safetensors(tmp_path: Path, keep: float) -> None:
     write_folder(tmp_path / "model", "7b", "safetensors", "sharded")
     truncate("model-00002-of-00003.safetensors", keep)(tmp_path / "model")
     fails_in_one_line(tmp_path / "model", CheckpointError, "model-00002-of-00003.safetensors is truncated or damaged")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.int8])
+def test_safetensors_in_a_format_that_is_not_computed_with(tmp_path: Path, dtype: torch.dtype) -> None:
+    folder = write_folder(tmp_path / "model", kind="safetensors")
+    state_dict = weights("7b")
+    state_dict["lm_head.weight"] = state_dict["lm_head.weight"].to(dtype)
+    write_weights(folder, state_dict, "safetensors", "whole")
+    message = r"model.safetensors: lm_head.weight holds (F8_E5M2|I8), must hold one of float16, bfloat16, float32"
+    fails_in_one_line(folder, CheckpointError, message)
+
+
+@pytest.mark.parametrize("kind", ["bin", "safetensors"])
+def test_a_tensor_in_two_shards(tmp_path: Path, kind: Kind) -> None:
+    folder = write_folder(tmp_path / "model", "7b", kind, "sharded")
+    (path,) = folder.glob(f"*00001-of-00003.{kind}")
+    part = torch.load(path, weights_only=True) if kind == "bin" else load_file(path)
+    part["lm_head.weight"] = torch.zeros_like(weights("7b")["lm_head.weight"])
+    write_tensors(part, path)
+    message = f"00003-of-00003.{kind}: lm_head.weight is in .*00001-of-00003.{kind} as well"
+    fails_in_one_line(folder, CheckpointError, message)
+
+
+@pytest.mark.parametrize("kind", ["bin", "safetensors"])
+def test_a_tensor_in_another_shard_than_the_index_says(tmp_path: Path, kind: Kind) -> None:
+    folder = write_folder(tmp_path / "model", "7b", kind, "sharded")
+    (index,) = folder.glob("*.index.json")
+    weight_map = json.loads(index.read_text())["weight_map"]
+    elsewhere = weight_map["model.embed_tokens.weight"]
+    change_json(index, weight_map=weight_map | {"lm_head.weight": elsewhere})
+    message = f"00003-of-00003.{kind} holds lm_head.weight, which the index says is in {elsewhere}"
+    fails_in_one_line(folder, CheckpointError, message)
+
+
+def test_a_tensor_that_the_library_cannot_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    header = json.dumps({"w": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [0, 3]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0\0")
+    tensors = MappedTensors(WeightFiles(tmp_path, (path,), None))
+    with pytest.raises(CheckpointError, match=r"model.safetensors: w cannot be read \(.*download it again"):
+        tensors["w"]
+
+
+def test_a_wrong_limit_of_the_kernels_is_told_before_weights_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "model")
+    remove("pytorch_model.bin")(folder)
+    monkeypatch.setenv("BAICHUAN2_KERNELS", "avx3")
+    for command in ("chat", "generate"):
+        assert main([command, "--model", str(folder), "--device", "cpu", "--prompt", "1"]) == 2
+        assert "error: BAICHUAN2_KERNELS=avx3: not known; it must be off" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("damage", "message"), named(TOKENIZER))

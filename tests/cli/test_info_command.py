@@ -6,6 +6,7 @@ import sys
 import baichuan2
 from baichuan2.cli.commands import info
 from baichuan2.cli.main import main
+from baichuan2.kernels import library
 from baichuan2.kernels.library import Opened
 from baichuan2.settings import OutputSettings
 
@@ -48,6 +49,14 @@ def test_the_way_of_the_kernels_is_said_in_one_line(monkeypatch):
         monkeypatch.setattr("baichuan2.kernels.products.instructions", lambda found=found: found)
         monkeypatch.setattr("baichuan2.kernels.library.opened", lambda remark=remark: Opened(None, remark))
         assert info.kernels() == {"quantised products": line}
+
+
+def test_a_wrong_limit_of_the_kernels_is_said_without_the_name_of_a_class(monkeypatch):
+    monkeypatch.setenv("BAICHUAN2_KERNELS", "avx3")
+    ask = library.opened.__wrapped__  # another test may have asked already, which is remembered
+    monkeypatch.setattr("baichuan2.kernels.library.opened", ask)
+    monkeypatch.setattr("baichuan2.kernels.products.instructions", ask)
+    assert info.kernels()["quantised products"].startswith("broken: BAICHUAN2_KERNELS=avx3: not known; it must be off")
 
 
 def test_embedded_models_are_the_folders_with_a_config(tmp_path):

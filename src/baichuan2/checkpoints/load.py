@@ -23,6 +23,7 @@ from baichuan2.checkpoints.locate import DEMO_DIR, locate
 from baichuan2.checkpoints.network import check_weights, empty_model, read_network
 from baichuan2.checkpoints.plan import check_fits
 from baichuan2.checkpoints.shards import (
+    WEIGHT_DTYPES,
     WeightFiles,
     check_values,
     find_weight_files,
@@ -30,6 +31,7 @@ from baichuan2.checkpoints.shards import (
 )
 from baichuan2.checkpoints.threads import use_threads
 from baichuan2.errors import BaichuanError, CheckpointError, SettingsError, TokenizerError
+from baichuan2.kernels import library
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.norm_head import NormHead
 from baichuan2.model.plain import PlainBaichuan
@@ -139,6 +141,7 @@ def _open_folder(name_or_path: str | Path | None, settings: LoadSettings) -> _Fo
         _check_can_quantize(config, display_name, settings)
     if pick_device(settings.device).type == "cpu":
         use_threads(settings.threads)
+        library.check_limit()
     if settings.numerics == "official":
         config.alibi_numerics = "official"
     tokenizer = read_tokenizer(folder, config)
@@ -193,7 +196,9 @@ def read_config(folder: Path) -> BaichuanConfig:
     check_quantization(path, fields.get("quantization_config"))
     for name in ("dtype", "torch_dtype"):
         if not _names_a_dtype(fields.get(name)):
-            raise CheckpointError(f"{path}: {name} must name a number format such as bfloat16, got {fields[name]!r}")
+            raise CheckpointError(
+                f"{path}: {name} must name a number format, one of {_dtype_names()}, got {fields[name]!r}"
+            )
     try:
         config = BaichuanConfig.from_dict(fields)
     except CheckpointError as error:
@@ -355,11 +360,15 @@ def _display_name(name: str | Path | None, folder: Path) -> str:
 
 
 def _names_a_dtype(value: object) -> bool:
-    """Whether the field of a config.json is absent or spells a floating number format: `bfloat16`, `torch.float16`."""
+    """Whether the field of a config.json is absent or spells one of WEIGHT_DTYPES: `bfloat16`, `torch.float16`."""
     if value is None:
         return True
     dtype = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else None
-    return isinstance(dtype, torch.dtype) and dtype.is_floating_point
+    return isinstance(dtype, torch.dtype) and dtype in WEIGHT_DTYPES
+
+
+def _dtype_names() -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in WEIGHT_DTYPES)
 
 
 def _one_line(error: BaseException) -> str:

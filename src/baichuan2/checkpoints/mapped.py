@@ -52,12 +52,20 @@ def _open_safetensors(path: Path) -> tuple[bool, dict[str, Callable[[], Tensor]]
     from safetensors import SafetensorError, safe_open
 
     def reader(name: str) -> Callable[[], Tensor]:
-        return lambda: file.get_tensor(name)
+        def read() -> Tensor:
+            try:
+                tensor: Tensor = file.get_tensor(name)
+            except failures as error:
+                raise CheckpointError(f"{path}: {name} cannot be read ({error}): download it again") from error
+            return tensor
 
+        return read
+
+    failures = (SafetensorError, OSError, ValueError)
     try:
         file: Any = safe_open(path, framework="pt")
         return True, {name: reader(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except failures as error:
         raise CheckpointError(f"{path} cannot be read ({error}): download it again") from error
 
 

@@ -73,10 +73,11 @@ def check_weights(
     Raises:
         CheckpointError: as `check_layout` and `check_stored_dtypes`.
     """
-    check_layout(files, {name: tensor.shape for name, tensor in expected.items()}, ignored)
-    if kind == "own":
-        stored = {name: tensor.dtype for name, tensor in expected.items() if ".weight_" in name}
-        check_stored_dtypes(files, stored)
+    is_own = kind == "own"
+    coded = {name: tensor.dtype for name, tensor in expected.items() if is_own and ".weight_" in name}
+    check_layout(files, {name: tensor.shape for name, tensor in expected.items()}, ignored, coded)
+    if coded:
+        check_stored_dtypes(files, coded)
 
 
 def empty_model(

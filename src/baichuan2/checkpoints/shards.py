@@ -9,10 +9,10 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,6 +21,8 @@ from baichuan2.errors import CheckpointError
 from baichuan2.quantization.freed_memory import release_if_mapped
 
 __all__ = [
+    "WEIGHT_DTYPES",
+    "StoredTensor",
     "WeightFiles",
     "check_layout",
     "check_stored_dtypes",
@@ -35,7 +37,16 @@ WHOLE_NAMES = ("model.safetensors", "pytorch_model.bin")
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 ZIP_MAGIC = b"PK\x03\x04"
 DOWNLOAD_AGAIN = "download it again"
-STORED_NAMES = {torch.uint8: "U8", torch.int8: "I8", torch.float16: "F16", torch.float32: "F32"}
+WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What weights that are not quantised may be stored in; torch cannot compute with the narrower floats."""
+STORED_NAMES = {
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+}
 VALUES_AT_A_TIME = 1 << 22
 
 
@@ -116,8 +127,15 @@ def _sharded_files(folder: Path, index: Path) -> WeightFiles:
     return WeightFiles(folder, tuple(folder / name for name in names), weight_map)
 
 
-def read_layout(path: Path) -> dict[str, torch.Size]:
-    """Names and shapes of the tensors in one weight file, without reading their values.
+class StoredTensor(NamedTuple):
+    """What the header of a file says of a tensor. `dtype`: as safetensors files or torch call its number format."""
+
+    shape: torch.Size
+    dtype: str
+
+
+def read_layout(path: Path) -> dict[str, StoredTensor]:
+    """Name -> shape and number format of the tensors in one weight file, without reading their values.
 
     Raises:
         CheckpointError: the file is truncated or damaged, or holds more than tensors.
@@ -125,19 +143,20 @@ def read_layout(path: Path) -> dict[str, torch.Size]:
     return _safetensors_layout(path) if path.suffix == ".safetensors" else _bin_layout(path)
 
 
-def _safetensors_layout(path: Path) -> dict[str, torch.Size]:
+def _safetensors_layout(path: Path) -> dict[str, StoredTensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {name: StoredTensor(torch.Size(one.get_shape()), one.get_dtype()) for name, one in slices.items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is truncated or damaged ({path.stat().st_size} bytes, {_first_line(error)}): {DOWNLOAD_AGAIN}"
         ) from error
 
 
-def _bin_layout(path: Path) -> dict[str, torch.Size]:
+def _bin_layout(path: Path) -> dict[str, StoredTensor]:
     is_zip = zipfile.is_zipfile(path)
     with path.open("rb") as file:
         starts_as_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
@@ -154,19 +173,27 @@ def _bin_layout(path: Path) -> dict[str, torch.Size]:
         raise CheckpointError(f"{path} is truncated or damaged ({_first_line(error)}): {DOWNLOAD_AGAIN}") from error
     if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise CheckpointError(f"{path} holds something other than named tensors: it is no weight file of Baichuan")
-    return {str(name): value.shape for name, value in state_dict.items()}
+    return {
+        str(name): StoredTensor(value.shape, STORED_NAMES.get(value.dtype, _name(value.dtype)))
+        for name, value in state_dict.items()
+    }
 
 
-def check_layout(files: WeightFiles, expected: Mapping[str, torch.Size], ignored: Iterable[str] = ()) -> None:
-    """Checks that the files hold exactly the tensors of `expected` (name -> shape).
+def check_layout(
+    files: WeightFiles, expected: Mapping[str, torch.Size], ignored: Iterable[str] = (), coded: Collection[str] = ()
+) -> None:
+    """Checks that the files hold exactly the tensors of `expected` (name -> shape), each once, in WEIGHT_DTYPES.
 
-    `ignored`: patterns of names that may stand in a file and are not used.
+    `ignored`: patterns of names that may stand in a file and are not used. `coded`: names of `expected` whose number
+    format is left to `check_stored_dtypes`.
 
     Raises:
-        CheckpointError: a file is damaged, or a tensor is missing, has another shape or is not in config.json's model.
+        CheckpointError: a file is damaged, or a tensor is missing, is there twice or in another file than the index
+            says, has another shape or number format, or is not in config.json's model.
     """
     layouts = {path: read_layout(path) for path in files.paths}
-    found = {name: (path, shape) for path, layout in layouts.items() for name, shape in layout.items()}
+    _check_places(files, layouts, expected)
+    found = {name: (path, stored.shape) for path, layout in layouts.items() for name, stored in layout.items()}
     for name, shape in expected.items():
         if name in found and found[name][1] != shape:
             raise CheckpointError(
@@ -186,6 +213,41 @@ def check_layout(files: WeightFiles, expected: Mapping[str, torch.Size], ignored
             f"{found[extra[0]][0]} holds {len(extra)} tensors that config.json does not describe, the first is "
             f"{extra[0]}: config.json and weights belong to different models"
         )
+    _check_formats(layouts, expected.keys() - set(coded))
+
+
+def _check_places(
+    files: WeightFiles, layouts: Mapping[Path, Mapping[str, StoredTensor]], expected: Collection[str]
+) -> None:
+    """Which of two tensors of one name is read would be left to chance, and loaders choose differently."""
+    places: dict[str, Path] = {}
+    for path, layout in layouts.items():
+        for name in layout:
+            if name not in expected:
+                continue
+            if name in places:
+                raise CheckpointError(
+                    f"{path}: {name} is in {places[name].name} as well: the files are of different models, "
+                    f"{DOWNLOAD_AGAIN}"
+                )
+            places[name] = path
+    for name, path in places.items():
+        if files.weight_map is not None and files.weight_map.get(name, path.name) != path.name:
+            raise CheckpointError(
+                f"{path} holds {name}, which the index says is in {files.weight_map[name]}: the files are of different "
+                f"models, {DOWNLOAD_AGAIN}"
+            )
+
+
+def _check_formats(layouts: Mapping[Path, Mapping[str, StoredTensor]], names: Collection[str]) -> None:
+    allowed = [STORED_NAMES[dtype] for dtype in WEIGHT_DTYPES]
+    for path, layout in layouts.items():
+        for name, stored in layout.items():
+            if name in names and stored.dtype not in allowed:
+                raise CheckpointError(
+                    f"{path}: {name} holds {stored.dtype}, must hold one of "
+                    f"{', '.join(map(_name, WEIGHT_DTYPES))}: give a checkpoint in one of these number formats"
+                )
 
 
 def check_stored_dtypes(files: WeightFiles, expected: Mapping[str, torch.dtype]) -> None:
@@ -207,7 +269,7 @@ def check_stored_dtypes(files: WeightFiles, expected: Mapping[str, torch.dtype])
             if STORED_NAMES.get(expected[name]) != dtype:
                 raise CheckpointError(
                     f"{path}: {name} holds {dtype}, must hold {STORED_NAMES.get(expected[name])} "
-                    f"({str(expected[name]).removeprefix('torch.')}): {DOWNLOAD_AGAIN}"
+                    f"({_name(expected[name])}): {DOWNLOAD_AGAIN}"
                 )
 
 
@@ -244,6 +306,10 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 def _sizes(shape: torch.Size) -> str:
     return "x".join(map(str, shape)) or "scalar"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -97,8 +97,4 @@ def open_source(name: str, *, revision: str | None, offline: bool) -> Source:
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
     ignored = tuple(model._keys_to_ignore_on_load_unexpected or ())
     check_layout(files, shapes, ignored)
-    tensors = MappedTensors(files)
-    for key in shapes:
-        if not tensors[key].is_floating_point():
-            raise CheckpointError(f"{files.file_of(key)}: {key} holds {tensors[key].dtype}, not floating-point weights")
-    return Source(name, folder, fields, config, tensors, shapes, files.paths)
+    return Source(name, folder, fields, config, MappedTensors(files), shapes, files.paths)

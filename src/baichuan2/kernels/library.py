@@ -17,7 +17,7 @@ import torch  # its library of threads must be there first
 from baichuan2.errors import SettingsError
 from baichuan2.kernels import build
 
-__all__ = ["INSTRUCTIONS", "LIMIT", "PATH", "Opened", "limit", "num_threads", "opened"]
+__all__ = ["INSTRUCTIONS", "LIMIT", "PATH", "Opened", "check_limit", "limit", "num_threads", "opened"]
 
 LIMIT = "BAICHUAN2_KERNELS"
 """Environment variable: `off`, or the most of INSTRUCTIONS that may be used, by its number or its name."""
@@ -57,6 +57,11 @@ def limit(most: int) -> int:
     """The number of the last instruction set that may be used, `most` where nothing is said."""
     chosen = _chosen()
     return most if chosen is None or chosen == "off" else min(int(chosen), most)
+
+
+def check_limit() -> None:
+    """Raises SettingsError where LIMIT names no instruction set; opens no library."""
+    _chosen()
 
 
 def _chosen() -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import baichuan2
 from baichuan2.cli.screen import one_line, print_json, printable
+from baichuan2.errors import SettingsError
 from baichuan2.settings import OutputSettings
 
 SETTINGS = (OutputSettings,)
@@ -90,6 +91,8 @@ def kernels() -> dict[str, str]:
         from baichuan2.kernels.products import instructions
 
         found, remark = instructions(), opened().remark
+    except SettingsError as error:
+        return {"quantised products": f"broken: {one_line(str(error))}"}
     except Exception as error:  # a broken torch
         return {"quantised products": f"broken: {type(error).__name__}: {one_line(str(error))}"}
     way = "torch's (slower)" if found is None else f"own, {found}"
