@@ -9,6 +9,7 @@ from transformers import StaticCache
 from transformers.cache_utils import DynamicCache
 from transformers.utils import generic
 
+from baichuan2.model import modeling_baichuan
 from baichuan2.model.modeling_baichuan import CACHE_KEYWORD, BaichuanForCausalLM
 from tests.tiny import SIZES, left_padded, random_ids, tiny_model
 
@@ -105,8 +106,13 @@ def test_bias_is_made_for_the_count_before_the_step(monkeypatch: pytest.MonkeyPa
     cache = new_cache("static", model)
     ids = random_ids(1, 9)
     biases = []
-    make_bias = model.model._alibi_bias
-    monkeypatch.setattr(model.model, "_alibi_bias", lambda *given: biases.append(make_bias(*given)) or biases[-1])
+    make_bias = modeling_baichuan.alibi_bias
+
+    def note(*given: Any, **named: Any) -> Any:
+        biases.append(make_bias(*given, **named))
+        return biases[-1]
+
+    monkeypatch.setattr(modeling_baichuan, "alibi_bias", note)
     model(ids[:, :5], cache=cache)
     model(ids[:, 5:], cache=cache)
     assert [int(bias.past) for bias in biases] == [0, 5]
