@@ -12,22 +12,12 @@
 #include "rows_amx.h"
 #include "tiles_amx.h"
 
-#ifndef ROWS_AMX_TILES
-#define ROWS_AMX_TILES 8
-#endif
-#ifndef ROWS_AMX_DEPTH
-#define ROWS_AMX_DEPTH 1
-#endif
-#ifndef ROWS_AMX_AHEAD
-#define ROWS_AMX_AHEAD 8192
-#endif
-
 enum {
     OUTPUTS = 16,                    /* of a tile */
-    TILES_OF_PANEL = ROWS_AMX_TILES, /* of a piece of the inputs; the nearest cache holds more than these */
-    DEPTH = ROWS_AMX_DEPTH,          /* pairs of tiles between the product and its scaling */
+    TILES_OF_PANEL = 8,              /* of a piece of the inputs; the nearest cache holds more than these */
+    DEPTH = 1,                       /* pairs of tiles between the product and its scaling */
     SLOTS = DEPTH < 2 ? 2 : 4,       /* for sums of pairs, a power of two above DEPTH */
-    AHEAD = ROWS_AMX_AHEAD,          /* bytes of codes that are asked for ahead */
+    AHEAD = 8192,                    /* bytes of codes that are asked for ahead */
     MOST_TILES = MOST_ROWS / ROWS_OF_TILE,
     TILE_BYTES = 1024,
     TILE_NUMBERS = 256,
