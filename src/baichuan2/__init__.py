@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from baichuan2.errors import MemoryShortageError as MemoryShortageError
     from baichuan2.errors import MessageError as MessageError
     from baichuan2.errors import MissingExtraError as MissingExtraError
+    from baichuan2.errors import OverloadedError as OverloadedError
     from baichuan2.errors import QuantizationError as QuantizationError
     from baichuan2.errors import SettingsError as SettingsError
     from baichuan2.errors import TokenizerError as TokenizerError
@@ -65,6 +66,7 @@ _MODULES = {
         "MemoryShortageError",
         "MessageError",
         "MissingExtraError",
+        "OverloadedError",
         "QuantizationError",
         "SettingsError",
         "TokenizerError",
@@ -116,6 +118,7 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "MemoryShortageError",
     "MessageError",
     "MissingExtraError",
+    "OverloadedError",
     "QuantizationError",
     "SettingsError",
     "TokenizerError",

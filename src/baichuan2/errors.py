@@ -9,6 +9,7 @@
     ├── MessageError           ValueError    a chat message is malformed
     ├── DataError              ValueError    a training or evaluation file is malformed
     ├── GenerationError        RuntimeError  the model failed while producing a reply
+    ├── OverloadedError        RuntimeError  too many requests are waiting, or the engine is closing: try again later
     ├── QuantizationError      ValueError    weights cannot be quantised as asked
     └── MissingExtraError      ImportError   an optional package is not installed
 
@@ -25,6 +26,7 @@ __all__ = [
     "MemoryShortageError",
     "MessageError",
     "MissingExtraError",
+    "OverloadedError",
     "QuantizationError",
     "SettingsError",
     "TokenizerError",
@@ -72,6 +74,17 @@ class DataError(BaichuanError, ValueError):
 
 class GenerationError(BaichuanError, RuntimeError):
     """The model failed while producing a reply; the cause is chained."""
+
+
+class OverloadedError(BaichuanError, RuntimeError):
+    """A request was not taken: too many are waiting already, or the engine is closing; the same one may pass later.
+
+    `is_closing`: it will not, as no request is taken any more.
+    """
+
+    def __init__(self, message: str, *, is_closing: bool = False) -> None:
+        super().__init__(message)
+        self.is_closing = is_closing
 
 
 class QuantizationError(BaichuanError, ValueError):

@@ -26,7 +26,7 @@ from baichuan2.engine.sampling import Sampling, choose, new_generator
 from baichuan2.engine.stopping import FinishReason
 from baichuan2.errors import BaichuanError, ContextLengthError, GenerationError, SettingsError, TokenizerError
 
-__all__ = ["LanguageModel", "TokenStep", "generate_batch", "generate_tokens", "iter_batch"]
+__all__ = ["LanguageModel", "TokenStep", "check_prompt", "generate_batch", "generate_tokens", "iter_batch"]
 
 
 class ModelOutput(Protocol):
@@ -69,12 +69,13 @@ class TokenStep:
     """One new token; `finish_reason` is set on the last one.
 
     `logprob` is the natural logarithm of the probability that the model itself gave to the token, before penalty,
-    temperature and cuts.
+    temperature and cuts. `top_logprobs`: the most likely tokens and theirs, best first, as many as were asked for.
     """
 
     token_id: int
     finish_reason: FinishReason | None
     logprob: float
+    top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
 def generate_tokens(
@@ -189,7 +190,7 @@ class _Continuation:
 
     def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
         for prompt in prompts:
-            _check_prompt(model, prompt)
+            check_prompt(model, prompt)
         context = _context_length(model)
         self.limits = [int(min(sampling.max_new_tokens, context - len(prompt))) for prompt in prompts]
         self._sampling = sampling
@@ -295,7 +296,7 @@ def _most_guesses(model: LanguageModel, sampling: Sampling) -> int:
     return int(getattr(model, "rows_at_once", 1)) - 1
 
 
-def _check_prompt(model: LanguageModel, prompt_ids: Sequence[int]) -> None:
+def check_prompt(model: LanguageModel, prompt_ids: Sequence[int]) -> None:
     """Raises what a forward pass would turn into a riddle, or, on an accelerator, into a dead process."""
     if len(prompt_ids) == 0:
         raise SettingsError("the prompt is empty; give at least one token")

@@ -1,0 +1,1 @@
+"""baichuan2.web"""
