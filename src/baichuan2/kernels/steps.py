@@ -20,6 +20,7 @@ from baichuan2.kernels.library import limit, num_threads, opened
 
 __all__ = [
     "MOST_ROWS",
+    "PAGE_TOKENS",
     "LayerWeights",
     "Rows",
     "StepModel",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 MOST_ROWS = 64
+PAGE_TOKENS = 256
+"""Tokens whose keys and values a page of a cache holds: as many as attention weighs together."""
 NUMBERS = {torch.bfloat16: 1, torch.float16: 2}
 NUMBER_FORMATS = {torch.bfloat16: 3, torch.float16: 4}
 CACHE_NUMBERS, CACHE_INT8 = 0, 1
@@ -89,7 +92,7 @@ class _Rows(ctypes.Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("caches", "embeddings", "cosine", "sine")),
-        *((name, c_void_p) for name in ("sequence", "place", "first", "wanted", "logits", "scratch")),
+        *((name, c_void_p) for name in ("sequence", "place", "first", "wanted", "pages", "logits", "scratch")),
         *((name, c_int64) for name in ("num_rows", "num_wanted", "capacity")),
     )
 
@@ -136,12 +139,16 @@ class Rows:
 
     `sequence`: the row of the cache; `place`: where in it; `first`: the first place that the token sees, the same for
     all of a sequence. `wanted`: which tokens get logits, perhaps none.
+
+    `pages`: of a paged cache the table of each sequence, so that `sequence` is a row of it, `first` is 0, and the token
+    at place p of sequence s stands in page `pages[s][p // PAGE_TOKENS]`. Sequences may share pages that they only read.
     """
 
     sequence: Sequence[int]
     place: Sequence[int]
     first: Sequence[int]
     wanted: Sequence[int]
+    pages: Sequence[Sequence[int]] | None = None
 
 
 @functools.cache
@@ -327,13 +334,21 @@ class StepModel:
         """The logits of the rows wanted, (wanted, V); keys and values of all rows are written to `caches`.
 
         `embeddings` (M, C); `rotation`: cosines and sines, (M, D) float32 each; `caches`: for each layer the parts of
-        keys and those of values, (B, H, capacity, ...), see `engine.cache`; `head` (V, C); `logits`: where to write
-        them, else a tensor is made.
+        keys and those of values, (B, H, capacity, ...), see `engine.cache`, or, where rows have pages,
+        (num_pages, H, PAGE_TOKENS, ...); `head` (V, C); `logits`: where to write them, else a tensor is made.
+
+        What a token gets is the same, bit for bit, wherever its keys and values stand.
         """
         library = _library()
         assert library is not None
         structure, num_rows = self._structure, len(rows.place)
-        capacity = self._check_rows(rows, caches, head)
+        self._check_caches(caches, head)
+        self._check_rows(rows, caches[0][0][0])
+        capacity = caches[0][0][0].shape[2]
+        tables = None
+        if rows.pages is not None:
+            capacity = (max(rows.place) // PAGE_TOKENS + 1) * PAGE_TOKENS
+            tables = _tables(rows, caches[0][0][0].shape[0], capacity // PAGE_TOKENS)
         _check(embeddings, (num_rows, structure.hidden_size), (self.dtype,))
         for angles in rotation or ():
             _check(angles, (num_rows, structure.head_dim), (torch.float32,))
@@ -355,6 +370,7 @@ class StepModel:
             place=place,
             first=first,
             wanted=wanted,
+            pages=None if tables is None else ctypes.addressof(tables),
             logits=logits.data_ptr(),
             num_rows=num_rows,
             num_wanted=len(rows.wanted),
@@ -370,18 +386,31 @@ class StepModel:
             library.baichuan2_step(structure, described, limit(len(products.INSTRUCTIONS) - 1), threads)
         return logits
 
-    def _check_rows(self, rows: Rows, caches: Sequence[Sequence[Sequence[Tensor]]], head: StoredWeight) -> int:
-        """The capacity of the caches, all of which have room for the rows."""
-        structure, num_rows = self._structure, len(rows.place)
+    def _check_caches(self, caches: Sequence[Sequence[Sequence[Tensor]]], head: StoredWeight) -> None:
+        """Refuses caches and a head of another model."""
+        structure = self._structure
         keys = caches[0][0][0]
-        batch, heads, capacity, head_dim = keys.shape
-        is_right = 0 < num_rows <= MOST_ROWS and num_rows == len(rows.sequence) == len(rows.first)
-        is_right = is_right and len(rows.wanted) <= num_rows
-        is_right = is_right and len(caches) == structure.num_layers and head.shape[1] == structure.hidden_size
-        is_right = is_right and (heads, head_dim) == (structure.num_heads, structure.head_dim)
-        if not is_right:
+        is_right = len(caches) == structure.num_layers and head.shape[1] == structure.hidden_size
+        if not is_right or (keys.shape[1], keys.shape[3]) != (structure.num_heads, structure.head_dim):
             raise ValueError("the rows or the caches of a step do not fit the model")
+        is_int8 = structure.cache_kind == CACHE_INT8
+        for layer in caches:
+            for parts in layer:
+                _check(parts[0], keys.shape, (torch.int8 if is_int8 else self.dtype,))
+                if is_int8:
+                    _check(parts[1], (*keys.shape[:3], 1), (torch.float32,))
+
+    def _check_rows(self, rows: Rows, keys: Tensor) -> None:
+        """Refuses rows that are out of order or have no place in caches like `keys`."""
+        num_rows = len(rows.place)
+        is_right = 0 < num_rows <= MOST_ROWS and num_rows == len(rows.sequence) == len(rows.first)
+        if not is_right or len(rows.wanted) > num_rows:
+            raise ValueError("the rows or the caches of a step do not fit the model")
+        batch, _, capacity, _ = keys.shape
         for sequence, place, first in zip(rows.sequence, rows.place, rows.first, strict=True):
+            if rows.pages is not None:
+                batch = len(rows.pages)
+                capacity = len(rows.pages[sequence]) * PAGE_TOKENS if 0 <= sequence < batch else 0
             if not (0 <= sequence < batch and 0 <= first <= place < capacity):
                 raise ValueError(f"a token at place {place} of {sequence} is outside of a cache {tuple(keys.shape)}")
         for row in range(1, num_rows):
@@ -390,13 +419,25 @@ class StepModel:
                 raise ValueError("tokens of a sequence see the same first place and stand in order")
         if not all(0 <= row < num_rows for row in rows.wanted):
             raise ValueError("logits are wanted of rows that there are not")
-        is_int8 = structure.cache_kind == CACHE_INT8
-        for layer in caches:
-            for parts in layer:
-                _check(parts[0], keys.shape, (torch.int8 if is_int8 else self.dtype,))
-                if is_int8:
-                    _check(parts[1], (*keys.shape[:3], 1), (torch.float32,))
-        return capacity
+        if rows.pages is not None and (any(rows.first) or keys.shape[2] != PAGE_TOKENS):
+            raise ValueError(f"pages hold {PAGE_TOKENS} tokens, and rows see them from place 0 on")
+
+
+def _tables(rows: Rows, num_pages: int, num_blocks: int) -> "ctypes.Array[c_int64]":
+    """The pages of the rows' sequences for C, (B, `num_blocks`), each one below `num_pages`."""
+    assert rows.pages is not None
+    numbers = [0] * (len(rows.pages) * num_blocks)  # 0 where no row of the step looks
+    for sequence in set(rows.sequence):
+        pages = list(rows.pages[sequence][:num_blocks])
+        if not all(0 <= page < num_pages for page in pages):
+            raise ValueError(f"sequence {sequence} has pages {pages}, but the cache has {num_pages}")
+        numbers[sequence * num_blocks : sequence * num_blocks + len(pages)] = pages
+    written = {
+        (rows.pages[s][p // PAGE_TOKENS], p % PAGE_TOKENS) for s, p in zip(rows.sequence, rows.place, strict=True)
+    }
+    if len(written) < len(rows.place):
+        raise ValueError("two tokens of a step would be written to one place of a page")
+    return (c_int64 * len(numbers))(*numbers)
 
 
 def _in_order(layer: Sequence[Sequence[Tensor]]) -> list[Tensor]:

@@ -164,15 +164,30 @@ static const float *normalized(Thread *thread, const uint16_t *weight, const int
     return out;
 }
 
-static Head head_of(const Step *step, const StepCache *cache, int64_t head, const Group *group) {
-    const StepModel *model = step->model;
+/* Where a key of a sequence stands in the buffers of a layer, counted in keys. */
+static int64_t key_at(const Step *step, int64_t sequence, int64_t head, int64_t place) {
     const StepRows *rows = step->rows;
-    const int64_t number_size = model->cache_kind == CACHE_INT8 ? 1 : 2;
-    const int64_t row = rows->sequence[group->begin] * model->num_heads + head;
-    const int64_t first = row * rows->capacity + rows->first[group->begin];
+    const int64_t heads = step->model->num_heads;
+    if (!rows->pages) return (sequence * heads + head) * rows->capacity + place;
+    const int64_t page = rows->pages[sequence * num_blocks(rows->capacity) + place / KEYS_OF_BLOCK];
+    return (page * heads + head) * KEYS_OF_BLOCK + place % KEYS_OF_BLOCK;
+}
+
+/* As number arithmetic, which may leave the buffer: what is found there is never read. */
+static const void *moved(const void *buffer, int64_t bytes) {
+    return (const void *)((uintptr_t)buffer + (uintptr_t)bytes);
+}
+
+/* The head as the rows of a group see it, to attend to the block of keys from `start` on, counted from the first that
+ * they see. The other blocks may lie anywhere: its pointers are right for this block alone. */
+static Head head_of(const Step *step, const StepCache *cache, int64_t head, const Group *group, int64_t start) {
+    const StepModel *model = step->model;
+    const int64_t size = model->head_dim * (model->cache_kind == CACHE_INT8 ? 1 : 2);
+    const int64_t sequence = step->rows->sequence[group->begin], place = step->rows->first[group->begin] + start;
+    const int64_t first = key_at(step, sequence, head, place) - start;
     Head found = {
-        .keys = (const char *)cache->keys + first * model->head_dim * number_size,
-        .values = (const char *)cache->values + first * model->head_dim * number_size,
+        .keys = moved(cache->keys, first * size),
+        .values = moved(cache->values, first * size),
         .head_dim = model->head_dim,
         .scaling = model->scaling,
         .slope = model->slopes ? model->slopes[head] : 0.0f,
@@ -180,8 +195,8 @@ static Head head_of(const Step *step, const StepCache *cache, int64_t head, cons
         .cache_kind = model->cache_kind,
     };
     if (model->cache_kind == CACHE_INT8) {
-        found.key_scales = cache->key_scales + first;
-        found.value_scales = cache->value_scales + first;
+        found.key_scales = moved(cache->key_scales, first * (int64_t)sizeof(float));
+        found.value_scales = moved(cache->value_scales, first * (int64_t)sizeof(float));
     }
     return found;
 }
@@ -189,8 +204,7 @@ static Head head_of(const Step *step, const StepCache *cache, int64_t head, cons
 /* Puts a key or value of a row into the cache. */
 static void keep(const Step *step, void *buffer, float *scales, const float *states, int64_t row, int64_t head) {
     const StepModel *model = step->model;
-    const StepRows *rows = step->rows;
-    const int64_t place = (rows->sequence[row] * model->num_heads + head) * rows->capacity + rows->place[row];
+    const int64_t place = key_at(step, step->rows->sequence[row], head, step->rows->place[row]);
     if (model->cache_kind == CACHE_INT8)
         scales[place] = step->functions->encode(states, (int8_t *)buffer + place * model->head_dim, model->head_dim);
     else step->functions->narrow(states, (uint16_t *)buffer + place * model->head_dim, model->head_dim, model->number);
@@ -221,10 +235,10 @@ static void attend_whole(Thread *thread, const StepCache *cache, const float *qu
     const StepModel *model = step->model;
     const int64_t num_rows = group->end - group->begin, head_dim = model->head_dim;
     const int64_t *counts = step->counts + group->begin;
-    const Head found = head_of(step, cache, head, group);
     float *sums = own(thread, step->layout.sums), *block = own(thread, step->layout.block);
     float *scores = own(thread, step->layout.scores);
     for (int64_t start = 0; start < counts[num_rows - 1]; start += KEYS_OF_BLOCK) {
+        const Head found = head_of(step, cache, head, group, start);
         step->functions->attend(&found, queries, stride, counts, num_rows, start, scores, start ? block : sums);
         if (start) step->functions->merge(sums, block, num_rows, head_dim);
     }
@@ -253,7 +267,7 @@ static void blocks_stage(Thread *thread, const StepCache *cache) {
         const int64_t blocks = num_blocks(counts[num_rows - 1]), pieces = model->num_heads * blocks;
         for (; next < done + pieces; next = take(thread)) {
             const int64_t head = (next - done) / blocks, block = (next - done) % blocks;
-            const Head found = head_of(step, cache, head, group);
+            const Head found = head_of(step, cache, head, group, block * KEYS_OF_BLOCK);
             const float *queries = shared(step, step->layout.queries) + group->begin * hidden + head * head_dim;
             step->functions->attend(&found, queries, hidden, counts, num_rows, block * KEYS_OF_BLOCK,
                                     own(thread, step->layout.scores), parts_of(step, group, head, block));

@@ -29,7 +29,7 @@ typedef struct {
 } StepModel;
 
 /* Where a layer keeps the keys and values of all sequences: (B, H, capacity, D) numbers or int8 codes, and for codes
- * their scales (B, H, capacity). */
+ * their scales (B, H, capacity). With pages: (num_pages, H, KEYS_OF_BLOCK, D) and (num_pages, H, KEYS_OF_BLOCK). */
 typedef struct {
     void *keys, *values;
     float *key_scales, *value_scales;
@@ -40,10 +40,12 @@ typedef struct {
     const StepCache *caches;    /* of each layer */
     const uint16_t *embeddings; /* (num_rows, C) */
     const float *cosine, *sine; /* (num_rows, D), or NULL with slopes */
-    const int64_t *sequence;    /* (num_rows,): the row of the cache */
+    const int64_t *sequence;    /* (num_rows,): the row of the cache, or of the table of pages */
     const int64_t *place;       /* (num_rows,): the place in the cache, below `capacity` */
     const int64_t *first;       /* (num_rows,): the first place that the row sees; the last is its own */
     const int64_t *wanted;      /* (num_wanted,): the rows that get logits */
+    const int64_t *pages;       /* (B, capacity / KEYS_OF_BLOCK): the page of each block of a sequence, whose rows
+                                   see it from place 0 on; or NULL: a cache without pages */
     uint16_t *logits;           /* (num_wanted, V) */
     void *scratch;              /* `baichuan2_step_room` bytes, 64-byte aligned */
     int64_t num_rows, num_wanted, capacity;
