@@ -399,6 +399,7 @@ class ServeSettings:
     max_reply_tokens: int | None = setting(
         None, "longest reply, whatever a request asks for; not given: what the context holds", minimum=1, metavar="N"
     )
+    max_connections: int = setting(512, "open connections; further ones are closed", minimum=1, metavar="N")
     max_body: str = setting("4MiB", "largest request", metavar="SIZE")
     drop_oldest: bool = setting(
         False, "leave the oldest rounds out of a conversation that exceeds the context, in place of refusing it"

@@ -93,7 +93,6 @@ class Words:
     serving: str
     serving_open: str
     serving_stopping: str
-    serving_stopped: str
 
 
 CHINESE = Words(
@@ -185,10 +184,9 @@ CHINESE = Words(
     report_quality_note="KL：相对于按 {dtype} 计算的原权重，单位 nat/token。±：按段计算的 95% 区间。{source}",
     report_no_reference="未给出 --reference，因此不测质量。",
     report_built_in="文本为内置，与校准文本同类，但句子不同。",
-    serving="正在监听 {url} ，按 Ctrl-C 停止。试一试：\n{example}",
-    serving_open="警告：其他机器可以访问 {url} ，而且不需要密钥；请用 BAICHUAN2_API_KEY 设置密钥。",
+    serving="正在监听 {url} ，按 Ctrl-C 停止。试一试：\n  {example}",
+    serving_open="警告：其他机器可以访问 {host} ，而且不需要密钥；请用 BAICHUAN2_API_KEY 设置密钥。",
     serving_stopping="正在停止：最多等待 {seconds:g} 秒，让 {count} 个请求完成；再按一次立即停止。",
-    serving_stopped="已停止。",
 )
 
 ENGLISH = Words(
@@ -289,10 +287,9 @@ ENGLISH = Words(
     ),
     report_no_reference="no --reference was given, so quality is not measured",
     report_built_in="The text is built in: of the same kind as the calibration text, not the same sentences.",
-    serving="listening on {url}, stop with Ctrl-C; try\n{example}",
-    serving_open="warning: other machines can reach {url}, and need no key: set one with BAICHUAN2_API_KEY",
+    serving="listening on {url}, stop with Ctrl-C; try\n  {example}",
+    serving_open="warning: other machines can reach {host}, and need no key: set one with BAICHUAN2_API_KEY",
     serving_stopping="stopping: {count} requests get up to {seconds:g} s to finish; once more stops at once",
-    serving_stopped="stopped",
 )
 
 

@@ -23,6 +23,7 @@ __all__ = ["EventStream", "problem_response", "whole_answer"]
 
 logger = logging.getLogger(__name__)
 STATUS_GONE = 499  # never sent, as nobody is there; for the log and the metrics
+STATUS_INTERNAL = 500
 EVENT_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
@@ -87,6 +88,9 @@ async def _leave_when_gone(receive: Receive, work: Work) -> None:
 
 
 def _told(error: Exception) -> dict[str, Any]:
+    problem = problem_from(error)
     if not isinstance(error, BaichuanError):
         logger.exception("a stream failed")
-    return problem_from(error).body()
+    elif problem.status == STATUS_INTERNAL:
+        logger.error("%s", error)
+    return problem.body()

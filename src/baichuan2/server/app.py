@@ -1,57 +1,228 @@
 """Routes: which function answers which path, and how failures become answers."""
 
 import asyncio
-from typing import Any
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 from baichuan2 import __version__
-from baichuan2.errors import BaichuanError
+from baichuan2.errors import BaichuanError, OverloadedError
+from baichuan2.server.access_log import WORK_KEY, Recorder
 from baichuan2.server.answers import EventStream, problem_response, whole_answer
 from baichuan2.server.chat_replies import ChatReplies
-from baichuan2.server.problems import ApiError
-from baichuan2.server.protocol import ChatRequest
-from baichuan2.server.service import Service
+from baichuan2.server.faults import fault_in
+from baichuan2.server.gate import CLIENT_KEY, Gate, is_loopback
+from baichuan2.server.keys import Keys
+from baichuan2.server.metrics import CONTENT_TYPE, Metrics
+from baichuan2.server.problems import ApiError, problem_from
+from baichuan2.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from baichuan2.server.service import Plan, Service, prompts_of
+from baichuan2.server.text_replies import TextReplies
+from baichuan2.server.work import Work
+from baichuan2.settings import ServeSettings, parse_bytes
 
-__all__ = ["create_app"]
+__all__ = ["Application", "create_app"]
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+STATUS_INTERNAL = 500
+LONG_TEXT = 4_000  # bytes of a body from which on it is read beside the event loop, which others wait for
 
 
-def create_app(service: Service) -> FastAPI:
-    """The application that answers for `service`."""
+class Application(NamedTuple):
+    """The whole of it, and the gate in it, which knows how many requests are being answered."""
+
+    asgi: ASGIApp
+    gate: Gate
+
+
+def create_app(service: Service, keys: Keys) -> Application:
+    """The application that answers for `service`, with everything that a request has to pass before."""
     app = FastAPI(title="baichuan2", version=__version__, docs_url=None, redoc_url=None)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(BaichuanError, _answer_failure)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_failure)
+    metrics = Metrics(service.scheduler.load)
+    _add_replies(app, service)
+    _add_tokens(app, service)
+    _add_facts(app, service, metrics)
+    settings = service.settings
+    gate = Gate(
+        app,
+        keys=keys,
+        hosts=_hosts(settings, keys),
+        max_body=parse_bytes(settings.max_body),
+        is_closing=lambda: service.is_closing,
+    )
+    guarded: ASGIApp = gate
+    if settings.allow_origin is not None:
+        origins = [origin.strip() for origin in settings.allow_origin.split(",") if origin.strip()]
+        headers = ["Authorization", "Content-Type"]
+        guarded = CORSMiddleware(
+            gate, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=headers, max_age=600
+        )
+    known = {route.path for route in app.routes if hasattr(route, "path")}
+    return Application(Recorder(guarded, metrics, lambda path: _route_of(path, known)), gate)
+
+
+def _add_replies(app: FastAPI, service: Service) -> None:
+    """The routes that let the model write."""
 
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """The reply to a conversation."""
         model = service.check_model(body.model)
-        plan = await asyncio.to_thread(service.plan_chat, body)
-        work = service.start(plan)
-        replies = ChatReplies(plan, model=model, fingerprint=service.fingerprint, with_logprobs=bool(body.logprobs))
-        if body.stream:
-            with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-            return EventStream(replies.chunks(work, with_usage=with_usage), work)
-        return await whole_answer(request.receive, work, replies.whole(work))
+        plan = await _planned(request, service.plan_chat, body)
+        replies = ChatReplies(
+            plan.num_choices,
+            service.tokenizer.piece_bytes,
+            model=model,
+            fingerprint=service.fingerprint,
+            with_logprobs=bool(body.logprobs),
+        )
+        return await _answered(service, plan, body, request, replies)
 
-    return app
+    @app.post("/v1/completions")
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """What follows a text."""
+        model = service.check_model(body.model)
+        plan = await _planned(request, service.plan_completion, body)
+        echoed = [_echoed(service, prompt) if body.echo else "" for prompt in prompts_of(body)]
+        replies = TextReplies(
+            [text for text in echoed for _ in range(plan.num_choices)],
+            service.tokenizer.piece_bytes,
+            model=model,
+            fingerprint=service.fingerprint,
+            with_logprobs=body.logprobs is not None,
+        )
+        return await _answered(service, plan, body, request, replies)
+
+
+def _add_tokens(app: FastAPI, service: Service) -> None:
+    """The routes between texts and token ids."""
+
+    @app.post("/tokenize")
+    async def tokenize(body: TokenizeRequest, request: Request) -> Response:
+        """The ids of a text, or of a conversation."""
+        service.check_model(body.model)
+        if (body.prompt is None) == (body.messages is None):
+            raise ApiError(400, "either prompt or messages must be given", param="prompt", code="invalid_value")
+        ids = await _planned(request, service.token_ids, body)
+        return JSONResponse({"count": len(ids), "max_model_len": service.context, "tokens": ids})
+
+    @app.post("/detokenize")
+    async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
+        """The text of ids."""
+        service.check_model(body.model)
+        return JSONResponse({"prompt": await _planned(request, service.text_of_ids, body.tokens)})
+
+
+def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    """The routes that tell about the server itself."""
+    started = int(time.time())
+
+    def model_object(name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": started,
+            "owned_by": "baichuan2",
+            "max_model_len": service.context,
+        }
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        """The model, under each of its names."""
+        return JSONResponse({"object": "list", "data": [model_object(name) for name in service.names]})
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Response:
+        """The model of that name."""
+        return JSONResponse(model_object(service.check_model(name)))
+
+    @app.get("/health")
+    async def health() -> Response:
+        """Whether replies can be had: 200, or 503."""
+        if service.is_closing:
+            raise OverloadedError("the server is shutting down", is_closing=True)
+        if not service.scheduler.load().is_alive:
+            raise ApiError(503, "the engine has stopped: restart the server", type="server_error", code="engine_dead")
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/metrics")
+    async def numbers() -> Response:
+        """Counters for Prometheus."""
+        return Response(metrics.page(), headers={"content-type": CONTENT_TYPE})
+
+
+async def _answered(
+    service: Service,
+    plan: Plan,
+    body: ChatRequest | CompletionRequest,
+    request: Request,
+    replies: ChatReplies | TextReplies,
+) -> Response:
+    """The replies of `plan` as the client wants them."""
+    work: Work = service.start(plan, client=request.scope.get(CLIENT_KEY, ""))
+    request.scope[WORK_KEY] = work
+    if body.stream:
+        with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+        return EventStream(replies.chunks(work, with_usage=with_usage), work)
+    return await whole_answer(request.receive, work, replies.whole(work))
+
+
+async def _planned(request: Request, plan: Callable[[Any], Result], body: object) -> Result:
+    """`plan(body)`, in another thread where that takes long enough for others to notice."""
+    if len(await request.body()) < LONG_TEXT:
+        return plan(body)
+    return await asyncio.to_thread(plan, body)
+
+
+def _echoed(service: Service, prompt: str | list[int]) -> str:
+    return prompt if isinstance(prompt, str) else service.text_of_ids(prompt)
+
+
+def _hosts(settings: ServeSettings, keys: Keys) -> frozenset[str] | None:
+    """The names that may be asked for: a page on the internet whose name leads to this machine must not get in.
+
+    With a key nobody gets in unasked, and what listens for other machines goes by names that nobody here knows.
+    """
+    if keys or not is_loopback(settings.host):
+        return None
+    return frozenset({"localhost", "127.0.0.1", "[::1]", settings.host.lower(), f"[{settings.host.lower()}]"})
+
+
+def _route_of(path: str, known: set[str]) -> str:
+    if path in known:
+        return path
+    return "/v1/models/{name}" if path.startswith("/v1/models/") else "other"
 
 
 async def _answer_failure(_: Request, error: Exception) -> Response:
-    return problem_response(error)
+    if isinstance(error, BaichuanError):
+        if problem_from(error).status == STATUS_INTERNAL:
+            logger.error("%s", error)
+        return problem_response(error)
+    raise error  # whoever stands outside logs and answers it
 
 
 async def _answer_http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse(ApiError(error.status_code, str(error.detail)).body(), status_code=error.status_code)
+    message = {404: "there is no such path here", 405: "this path takes another method"}.get(error.status_code)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    headers = dict(error.headers or {})
+    return problem_response(ApiError(error.status_code, message or str(error.detail), code=code, headers=headers))
 
 
 async def _answer_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    first: dict[str, Any] = error.errors()[0]
-    return problem_response(ApiError(400, str(first["msg"]), param=".".join(map(str, first["loc"][1:]))))
+    return problem_response(fault_in(error.errors(), error.body))

@@ -16,7 +16,7 @@ from baichuan2.errors import (
     TokenizerError,
 )
 
-__all__ = ["ApiError", "ClientGoneError", "problem_from"]
+__all__ = ["ApiError", "ClientGoneError", "problem_from", "timed_out"]
 
 RETRY_SECONDS = 2  # what a refused client is told to wait: a reply's time, more or less
 INVALID = "invalid_request_error"
@@ -69,6 +69,8 @@ def problem_from(error: Exception) -> ApiError:
         place, separator, _ = text.partition(": ")
         is_place = bool(separator) and "[" in place and " " not in place
         return ApiError(400, text, param=place if is_place else "messages", code="invalid_value")
+    if isinstance(error, ClientGoneError):
+        return ApiError(499, text, code="client_gone")
     if isinstance(error, SettingsError | TokenizerError):
         return ApiError(400, text, code="invalid_value")
     return ApiError(500, "the request failed inside the server", type="server_error", code="internal_error")

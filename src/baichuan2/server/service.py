@@ -6,7 +6,7 @@ A `Service` is one loaded model with its scheduler. How replies are written down
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -18,12 +18,16 @@ from baichuan2.chat.writer import ReplyWriter
 from baichuan2.engine.sampling import Sampling, resolve
 from baichuan2.engine.scheduler import Request, Scheduler
 from baichuan2.engine.stopping import stop_ids_from
-from baichuan2.errors import ContextLengthError, OverloadedError
+from baichuan2.errors import ContextLengthError, TokenizerError
+from baichuan2.model.prompt_format import chat_ids
+from baichuan2.server.escaping import escaped
 from baichuan2.server.problems import ApiError
 from baichuan2.server.protocol import (
     ChatMessage,
     ChatRequest,
+    CompletionRequest,
     SamplingFields,
+    TokenizeRequest,
 )
 from baichuan2.server.work import Work, new_mailroom
 from baichuan2.settings import SamplingSettings, ServeSettings
@@ -37,6 +41,16 @@ __all__ = ["Plan", "Service"]
 
 logger = logging.getLogger(__name__)
 LARGEST_SEED = 2**63 - 1
+COMPLETION_TOKENS = 16  # OpenAI's own default for completions, short as it is
+MOST_DIGITS = 10  # of a token id
+UNSUPPORTED = "unsupported_parameter"
+REFUSED = {
+    "functions": "use tools",
+    "function_call": "use tool_choice",
+    "audio": "this model writes text only",
+    "web_search_options": "this server asks no other",
+    "use_beam_search": "this server samples, or takes the most likely token",
+}
 SAMPLING_NAMES = (
     "temperature",
     "top_p",
@@ -83,6 +97,8 @@ class Service:
         assert context is not None  # the config derives it where the file leaves it out
         self.context = context
         facts = f"{__version__} {loaded.name} {loaded.model.dtype}"
+        self._vocab_size = loaded.model.config.vocab_size
+        self._longest_piece = max(len(self.tokenizer.piece_bytes(token_id)) for token_id in range(len(self.tokenizer)))
         self.fingerprint = "fp_" + hashlib.sha256(facts.encode()).hexdigest()[:10]
 
     # From requests to plans
@@ -92,28 +108,57 @@ class Service:
         if name is None:
             return self.names[0]
         if name not in self.names:
-            served = ", ".join(self.names)
-            message = f"the model {name!r} is not served here: use {served}"
+            message = f"the model {name[:80]!r} is not served here: use {', '.join(self.names)}"
             raise ApiError(404, message, param="model", code="model_not_found")
         return name
 
     def plan_chat(self, request: ChatRequest) -> Plan:
         """Raises ApiError, MessageError, SettingsError, and ContextLengthError for a conversation that is too long."""
+        if request.top_logprobs is not None and not request.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs", code="invalid_value")
+        _refuse_unsupported(request)
         asked = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-        sampling = self._sampling_of(request, asked, (request.top_logprobs or 0) if request.logprobs else 0)
-        prompt = self.chat_prompt(request.messages, sampling)
+        sampling = self._sampling_of(request, asked, request.top_logprobs or 0)
         return Plan(
-            prompts=[prompt],
+            prompts=[self.chat_prompt(request.messages, sampling)],
             num_choices=self._num_choices(request, 1),
             sampling=sampling,
-            stop_strings=_stop_strings(request.stop),
+            stop_strings=stop_strings_of(request.stop),
         )
 
-    def chat_prompt(self, messages: Sequence[ChatMessage], sampling: Sampling) -> list[int]:
-        """The ids of a conversation; see `plan_chat`."""
+    def plan_completion(self, request: CompletionRequest) -> Plan:
+        """Raises as `plan_chat`."""
+        _refuse_unsupported(request)
+        if request.suffix:
+            raise ApiError(
+                400, "suffix is not supported: this model cannot fill gaps", param="suffix", code=UNSUPPORTED
+            )
+        if request.echo and request.logprobs is not None:
+            message = "echo with logprobs is not supported: prompts get no log-probabilities"
+            raise ApiError(400, message, param="logprobs", code=UNSUPPORTED)
+        if request.best_of is not None and request.best_of > (request.n or 1):
+            message = "best_of larger than n is not supported"
+            raise ApiError(400, message, param="best_of", code=UNSUPPORTED)
+        prompts = [self._completion_prompt(prompt) for prompt in prompts_of(request)]
+        length = request.max_tokens
+        if length is None and self._sampling.max_new_tokens is None:
+            length = COMPLETION_TOKENS
+        return Plan(
+            prompts=prompts,
+            num_choices=self._num_choices(request, len(prompts)),
+            sampling=self._sampling_of(request, length, request.logprobs or 0),
+            stop_strings=stop_strings_of(request.stop),
+        )
+
+    def chat_prompt(self, messages: Sequence[ChatMessage], sampling: Sampling | None = None) -> list[int]:
+        """The ids of a conversation; see `plan_chat`. Without `sampling` none of it is left out, however long it is."""
         turns = to_turns(messages)
+        if sampling is None:
+            messages_of = [{"role": turn.role, "content": turn.content} for turn in turns]
+            return chat_ids(self.tokenizer, messages_of, add_generation_prompt=True)[0]
         if self.settings.drop_oldest:
             return prompt_of(self._loaded, turns, sampling).ids
+        self._check_size(sum(len(turn.content) for turn in turns), "messages")
         prompt = render_prompt(self.tokenizer, turns, model_max_length=self.context, max_new_tokens=1)
         if prompt.num_dropped_messages:
             raise ContextLengthError(
@@ -122,10 +167,46 @@ class Service:
             )
         return prompt.ids
 
+    def token_ids(self, request: TokenizeRequest) -> list[int]:
+        """The ids of a text, or of a conversation as the model gets it, however long it is."""
+        if request.messages is not None:
+            return self.chat_prompt(request.messages)
+        return self.tokenizer.encode_text(request.prompt or "")
+
+    def text_of_ids(self, ids: Sequence[int]) -> str:
+        """The text of token ids; ApiError for an id that there is not."""
+        try:
+            pieces = [self.tokenizer.piece_bytes(token_id) for token_id in ids]
+        except TokenizerError as error:
+            raise ApiError(400, f"tokens: {error}", param="tokens", code="invalid_value") from None
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def _completion_prompt(self, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, str):
+            self._check_size(len(prompt), "prompt")
+            prompt = self.tokenizer.encode_text(prompt)
+        if not prompt:
+            raise ApiError(400, "prompt: must not be empty", param="prompt", code="invalid_value")
+        if len(prompt) >= self.context:
+            message = f"the prompt has {len(prompt)} tokens, this model's context {self.context}: shorten it"
+            raise ApiError(400, message, param="prompt", code="context_length_exceeded")
+        return prompt
+
+    def _check_size(self, num_characters: int, param: str) -> None:
+        """Refuses what is too long in any spelling, before the time is spent to cut it into tokens."""
+        if num_characters > self.context * self._longest_piece:
+            message = f"{num_characters} characters exceed this model's context of {self.context} tokens: shorten them"
+            raise ApiError(400, message, param=param, code="context_length_exceeded")
+
     def _sampling_of(self, request: SamplingFields, max_tokens: int | None, num_top_logprobs: int) -> Sampling:
         asked = {name: getattr(request, name) for name in SAMPLING_NAMES}
         settings = replace(self._sampling, **{name: value for name, value in asked.items() if value is not None})
-        sampling = resolve(settings, self._loaded.generation_config, num_top_logprobs=num_top_logprobs)
+        sampling = resolve(
+            settings,
+            self._loaded.generation_config,
+            logit_bias=self._logit_bias(request.logit_bias or {}),
+            num_top_logprobs=num_top_logprobs,
+        )
         length = sampling.max_new_tokens if max_tokens is None else max_tokens
         most = self.settings.max_reply_tokens
         return replace(
@@ -133,6 +214,16 @@ class Service:
             max_new_tokens=length if most is None else min(length, most),
             seed=sampling.seed if request.seed is None else request.seed & LARGEST_SEED,
         )
+
+    def _logit_bias(self, asked: Mapping[str, float]) -> dict[int, float]:
+        biases = {}
+        for text, bias in asked.items():
+            token_id = int(text) if text.isascii() and text.isdigit() and len(text) < MOST_DIGITS else -1
+            if not 0 <= token_id < self._vocab_size:
+                message = f"logit_bias: {text[:20]!r} is no token id, a whole number below {self._vocab_size}"
+                raise ApiError(400, message, param="logit_bias", code="invalid_value")
+            biases[token_id] = bias
+        return biases
 
     def _num_choices(self, request: SamplingFields, num_prompts: int) -> int:
         count = request.n or 1
@@ -144,10 +235,11 @@ class Service:
 
     # From plans to replies
 
-    def start(self, plan: Plan) -> Work:
-        """The replies, in work; raises what `Scheduler.submit` raises. To be called in the event loop."""
-        if self.is_closing:
-            raise OverloadedError("the server is shutting down", is_closing=True)
+    def start(self, plan: Plan, client: str = "") -> Work:
+        """The replies, in work; raises what `Scheduler.submit` raises. To be called in the event loop.
+
+        `client`: whose they are, so that nobody's many requests hold up another's few.
+        """
         if self._mailroom is None:
             self._mailroom = new_mailroom()
         requests = []
@@ -156,7 +248,9 @@ class Service:
                 sampling = plan.sampling
                 if sampling.seed is not None:  # one seed would give the same reply n times
                     sampling = replace(sampling, seed=(sampling.seed + number) & LARGEST_SEED)
-                requests.append(Request(prompt_ids=prompt_ids, sampling=sampling, stop_ids=self._stop_ids))
+                requests.append(
+                    Request(prompt_ids=prompt_ids, sampling=sampling, stop_ids=self._stop_ids, client=client)
+                )
         return Work(
             self.scheduler,
             self._mailroom.new_box(),
@@ -164,6 +258,7 @@ class Service:
             lambda: ReplyWriter(self.tokenizer.piece_bytes, plan.stop_strings),
             num_choices=plan.num_choices,
             seconds=self.settings.request_seconds,
+            keep_texts=self.settings.log_messages,
         )
 
 
@@ -204,7 +299,27 @@ def text_of(message: ChatMessage, index: int) -> str:
     return "".join(part.text or "" for part in message.content)
 
 
-def _stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
+def stop_strings_of(stop: str | list[str] | None) -> tuple[str, ...]:
+    """The strings that end a reply, however they were given."""
     if stop is None:
         return ()
     return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def prompts_of(request: CompletionRequest) -> list[str | list[int]]:
+    """The prompts, one or many, each a text or token ids."""
+    given = request.prompt
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given[0], int):
+        return [given]
+    return given
+
+
+def _refuse_unsupported(request: SamplingFields) -> None:
+    """ApiError for a known wish that would be left out in silence."""
+    for name, advice in REFUSED.items():
+        if (request.model_extra or {}).get(name):
+            raise ApiError(400, f"{name} is not supported: {advice}", param=name, code=UNSUPPORTED)
+    if request.model_extra and logger.isEnabledFor(logging.DEBUG):
+        logger.debug("ignored fields: %s", ", ".join(map(escaped, request.model_extra)))

@@ -15,7 +15,7 @@ from baichuan2.engine.generate import TokenStep
 from baichuan2.engine.scheduler import Request, Scheduler, Ticket
 from baichuan2.errors import BaichuanError
 from baichuan2.server.deliveries import Mailbox, Mailroom
-from baichuan2.server.problems import ClientGoneError, timed_out
+from baichuan2.server.problems import ClientGoneError, problem_from, timed_out
 
 __all__ = ["Delivery", "Work"]
 
@@ -35,10 +35,12 @@ class Work:
         *,
         num_choices: int,
         seconds: float,
+        keep_texts: bool = False,
     ) -> None:
         """Takes all of `requests` into the scheduler, or none of them: raises what `Scheduler.submit` raises.
 
         `num_choices`: so many that follow each other have the same prompt. `seconds`: how long all may take together.
+        `keep_texts`: also collect what is said.
         """
         self.num_prompt_tokens = sum(len(request.prompt_ids) for request in requests[::num_choices])
         """Each prompt counts once, however many replies it gets."""
@@ -46,11 +48,16 @@ class Work:
         self.started = perf_counter()
         self.first_token: float | None = None
         """`perf_counter()` when the first token of any reply came."""
+        self.last_token: float | None = None
+        self.failure: str | None = None
+        """The code of what ended the request before its replies were finished."""
+        self.texts = [""] * len(requests) if keep_texts else None
         self._box = box
         self._num_choices = num_choices
         self._writers = [new_writer() for _ in requests]
         self._tickets: list[Ticket] = []
         self._open: set[int] = set()
+        self._begun: set[int] = set()
         loop = asyncio.get_running_loop()
         self._alarm = loop.call_later(seconds, self._box.put, (-1, timed_out(seconds)))
         try:
@@ -65,6 +72,11 @@ class Work:
     def num_reused_tokens(self) -> int:
         """Prompt tokens that were in the cache already, known with the first tokens."""
         return sum(ticket.num_reused for ticket in self._tickets[:: self._num_choices])
+
+    @property
+    def num_choices_begun(self) -> int:
+        """Replies of which there is a token."""
+        return len(self._begun)
 
     def leave(self) -> None:
         """Nobody wants the rest: frees the places at once; who reads the pieces gets ClientGoneError."""
@@ -87,6 +99,7 @@ class Work:
             for index, item in await self._box.take():
                 if isinstance(item, BaichuanError):
                     self.close()
+                    self.failure = problem_from(item).code or "error"
                     raise item
                 if index in self._open:  # else a token behind a stop string, on its way before its end was known
                     piece = self._write(index, item)
@@ -98,9 +111,13 @@ class Work:
 
     def _write(self, index: int, step: TokenStep) -> ReplyPiece:
         self.num_new_tokens += 1
+        self._begun.add(index)
+        self.last_token = perf_counter()
         if self.first_token is None:
-            self.first_token = perf_counter()
+            self.first_token = self.last_token
         piece = self._writers[index].push(step)
+        if self.texts is not None:
+            self.texts[index] += piece.text
         if piece.finish_reason is not None:
             self._open.discard(index)
             self._tickets[index].cancel()  # the engine knows no stop strings

@@ -10,27 +10,31 @@ SETTINGS = (LoadSettings, SamplingSettings, ServeSettings)
 EXAMPLES = """\
   baichuan2 serve                                          the demo model on http://127.0.0.1:8000
   baichuan2 serve -m baichuan-inc/Baichuan2-7B-Chat        an official model
-  BAICHUAN2_API_KEY=secret baichuan2 serve --host 0.0.0.0  for other machines, with a key"""
+  BAICHUAN2_API_KEY=... baichuan2 serve --host 0.0.0.0     for other machines, with a key"""
+BODY = '{"messages": [{"role": "user", "content": "你好"}]}'
 
 
 def run(load: LoadSettings, sampling: SamplingSettings, settings: ServeSettings) -> int:
     """Loads the model and serves it until a signal comes; the exit code."""
     accept_any_text()
     words = words_for(settings.language)
-    for module in ("uvicorn", "fastapi", "prometheus_client"):
+    for module in ("fastapi", "uvicorn", "prometheus_client"):
         require(module, extra="server")
-    from baichuan2.server.run import open_socket, serve
+    from baichuan2.server.keys import read_keys
+    from baichuan2.server.run import Notices, is_open, open_socket, serve
 
+    keys = read_keys(settings)
     listener = open_socket(settings)  # before the minutes of loading, so that a port that is taken costs none
+    if is_open(settings, keys):
+        notice(words.serving_open.format(host=settings.host))
+    header = " -H 'Authorization: Bearer KEY'" if keys else ""
+
+    def tell_listening(url: str) -> None:
+        example = f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{header} -d '{BODY}'"
+        notice(words.serving.format(url=url, example=example))
+
+    def tell_stopping(count: int, seconds: float) -> None:
+        notice(words.serving_stopping.format(count=count, seconds=seconds))
+
     loaded = load_with_notice(load, words)
-
-    def ready(url: str) -> None:
-        notice(words.serving.format(url=url, example=example_for(url)))
-
-    return serve(loaded, settings, sampling, listener, ready)
-
-
-def example_for(url: str) -> str:
-    """A command that asks the server something."""
-    body = '{"messages": [{"role": "user", "content": "你好"}]}'
-    return f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+    return serve(loaded, settings, sampling, keys, listener, Notices(tell_listening, tell_stopping))
