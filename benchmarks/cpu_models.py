@@ -38,6 +38,12 @@ SHAPES: dict[str, dict[str, Any]] = {
            "max_position_embeddings": 4096},
     "13b": {"hidden_size": 5120, "intermediate_size": 13696, "num_hidden_layers": 40, "num_attention_heads": 40,
             "model_max_length": 4096},
+    # parts of a 7B for servers: a sixteenth and an eighth of its layers and of its vocabulary, so that head and layers
+    # weigh as they do in the whole
+    "slice2": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 2, "num_attention_heads": 32,
+               "max_position_embeddings": 4096, "vocab_size": VOCABULARY // 16},
+    "slice4": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 4, "num_attention_heads": 32,
+               "max_position_embeddings": 4096, "vocab_size": VOCABULARY // 8},
     # for tests of the scripts: every part of a large model, in a second
     "tiny": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
              "max_position_embeddings": 4096, "vocab_size": 4096},
