@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from baichuan2.settings import QuantizeSettings as QuantizeSettings
     from baichuan2.settings import RunSettings as RunSettings
     from baichuan2.settings import SamplingSettings as SamplingSettings
+    from baichuan2.settings import WebSettings as WebSettings
 
 __version__ = "0.1.0"
 
@@ -82,6 +83,7 @@ _MODULES = {
         "QuantizeSettings",
         "RunSettings",
         "SamplingSettings",
+        "WebSettings",
     ),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -106,6 +108,7 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "PlanSettings",
     "QuantizeSettings",
     "RunSettings",
+    "WebSettings",
     "BaichuanConfig",
     "BaichuanModel",
     "BaichuanForCausalLM",

@@ -37,6 +37,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "chat": Command("baichuan2.cli.commands.chat", "talk with a Chat model in the terminal"),
     "generate": Command("baichuan2.cli.commands.generate", "continue a text with a Base model"),
+    "web": Command("baichuan2.cli.commands.web", "talk with a Chat model in the browser"),
     "serve": Command("baichuan2.cli.commands.serve", "answer OpenAI's clients over HTTP"),
     "quantize": Command("baichuan2.cli.commands.quantize", "write a model in 8 or 4 bits"),
     "plan": Command("baichuan2.cli.commands.plan", "show which precision and context fit into memory"),

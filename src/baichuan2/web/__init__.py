@@ -1,1 +1,1 @@
-"""baichuan2.web"""
+"""The chat page in the browser, on Streamlit."""
