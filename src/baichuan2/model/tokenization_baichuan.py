@@ -98,6 +98,11 @@ class BaichuanTokenizer(TokenizersBackend):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name_or_path={self.name_or_path!r}, vocab_size={self.vocab_size})"
 
+    @property
+    def guarded_ids(self) -> frozenset[int]:
+        """Ids that no text may become: control, role and reserved tokens; see `special_tokens.is_guarded`."""
+        return frozenset(self._guarded_ids)
+
     # Text to ids
 
     def encode_text(self, text: str) -> list[int]:

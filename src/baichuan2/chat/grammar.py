@@ -1,0 +1,178 @@
+"""What a reply may look like: JSON, a JSON schema, a regular expression, one of several texts.
+
+`Grammars` compiles such forms for one tokenizer, by the optional package llguidance, into objects that fit
+`engine.constraint.Constraint`: before each token they rule out all that would leave the form, and when nothing is left
+to say only stop ids remain. A reply that ends by itself has the form; one that is cut by its length is a beginning.
+
+Sources come from strangers: sizes are limited before they are compiled, what compiling and following them may cost is
+limited by the library's own counters, and every refusal is one of our errors.
+"""
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from baichuan2.errors import GenerationError, SettingsError
+from baichuan2.optional import require
+
+if TYPE_CHECKING:
+    from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
+
+__all__ = ["GrammarConstraint", "Grammars", "schema_source"]
+
+# Blanks between the parts of JSON: none, one, or a line break with an indent. Without a limit a model that finds
+# nothing to say writes blanks until its length is out.
+BLANKS: Final = r" |\n {0,24}"
+MOST_SOURCE_BYTES: Final = 256 * 1024
+MOST_COMPILED: Final = 64  # kept for the next request with the same source
+
+
+def schema_source(schema: object, *, lenient: bool = False, name: str = "schema") -> str:
+    """A JSON schema as the text that stands behind `%json` in a grammar; true, {} and a schema's JSON text are schemas.
+
+    `lenient`: keywords that cannot be held to are passed over. Raises SettingsError for what is no schema.
+    """
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError) as error:
+            raise SettingsError(f"{name} is no JSON: {error}") from None
+    schema = {} if schema is True else schema
+    if not isinstance(schema, Mapping):
+        raise SettingsError(f"{name} must be a JSON schema, an object, got {type(schema).__name__}")
+    options = {"whitespace_pattern": BLANKS, "lenient": lenient}
+    try:
+        return json.dumps({**schema, "x-guidance": options}, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SettingsError(f"{name} must be JSON: {error}") from None
+
+
+class Grammars:
+    """Forms of replies, compiled for one tokenizer; the compiled ones are kept, the least used dropped first.
+
+    Building it takes half a second and 45 MB with the released tokenizer; do it once. May be used by several threads.
+    """
+
+    def __init__(self, tokenizer: "BaichuanTokenizer", stop_ids: Iterable[int]) -> None:
+        """`stop_ids`: what ends a reply; possible wherever the form may end, and nowhere else.
+
+        Raises MissingExtraError without llguidance and SettingsError for stop ids outside of the vocabulary.
+        """
+        self._library = require("llguidance", extra="server")
+        self._vocabulary = self._library.LLTokenizer(
+            _Pieces(tokenizer, stop_ids := sorted(set(stop_ids))), n_vocab=len(tokenizer), eos_token=stop_ids
+        )
+        self._limits = self._library.LLParserLimits(verbose_errors=False)
+        self._compiled: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def json_object(self) -> "GrammarConstraint":
+        """Any JSON object."""
+        return self.json_schema({"type": "object"})
+
+    def json_schema(self, schema: object, *, name: str = "schema") -> "GrammarConstraint":
+        """JSON that fits a JSON schema (draft 2020-12), properties in the schema's order.
+
+        `name`: how the caller calls it, for the message. Raises SettingsError, which names what is wrong: not a
+        schema, a keyword that cannot be held to (`not`, `if`, `uniqueItems` ...), or more than the limits allow.
+        """
+        return self.lark(f"start: %json {schema_source(schema, name=name)}", name=name)
+
+    def regex(self, pattern: object, *, name: str = "regex") -> "GrammarConstraint":
+        """Text that a regular expression matches from its beginning to its end; no look-around, no back references.
+
+        Raises SettingsError.
+        """
+        if not isinstance(pattern, str):
+            raise SettingsError(f"{name} must be a string, got {type(pattern).__name__}")
+        return self._compile(self._library.LLMatcher.grammar_from_regex(pattern), name)
+
+    def choice(self, texts: object, *, name: str = "choice") -> "GrammarConstraint":
+        """One of several texts, exactly. Raises SettingsError."""
+        if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
+            raise SettingsError(f"{name} must be a list of strings, got {type(texts).__name__}")
+        alternatives = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+        return self.lark(f"start: {alternatives}", name=name)
+
+    def lark(self, source: str, *, name: str = "grammar") -> "GrammarConstraint":
+        """A grammar in the library's own language; for sources that are made by us."""
+        return self._compile(self._library.LLMatcher.grammar_from_lark(source), name)
+
+    def _compile(self, grammar: str, name: str) -> "GrammarConstraint":
+        with self._lock:
+            matcher = self._compiled.get(grammar)
+        if matcher is None:
+            matcher = self._library.LLMatcher(self._vocabulary, grammar, log_level=0, limits=self._limits)
+            if matcher.is_error():
+                raise SettingsError(f"{name} cannot be used: {_reason(matcher)}")
+            with self._lock:
+                self._compiled[grammar] = matcher
+                while len(self._compiled) > MOST_COMPILED:
+                    self._compiled.popitem(last=False)
+        return GrammarConstraint(matcher.deep_copy())
+
+
+class GrammarConstraint:
+    """One form while it follows one reply; fits `engine.constraint.Constraint`. For one thread at a time."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+
+    def fork(self) -> "GrammarConstraint":
+        """The same form at the same place, for another reply."""
+        return GrammarConstraint(self._matcher.deep_copy())
+
+    def apply(self, logits: Tensor) -> None:
+        """Minus infinity, in place, for every token of (V,) float32 that may not come next.
+
+        V may exceed the tokenizer's vocabulary. Raises GenerationError when following the form costs too much.
+        """
+        allowed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        if self._matcher.is_error():
+            raise GenerationError(f"the form of the reply cannot be followed: {_reason(self._matcher)}")
+        mask = torch.from_numpy(np.take(_PENALTIES, allowed, axis=0, mode="clip").reshape(-1))
+        size = min(len(mask), len(logits))
+        logits[:size] += mask[:size].to(logits.device)
+        logits[size:] = -torch.inf
+
+    def accept(self, token_id: int) -> None:
+        """Goes on behind a token that `apply` had left; GenerationError for any other."""
+        if not self._matcher.consume_token(token_id):
+            raise GenerationError(f"token {token_id} does not fit the form of the reply: {_reason(self._matcher)}")
+
+
+# For each byte of the library's mask, one bit for each token: what is added to these tokens' logits.
+_PENALTIES: Final = np.where(
+    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") > 0, 0, -np.inf
+).astype(np.float32)  # (256, 8)
+
+
+class _Pieces:
+    """Our tokenizer as the library wants to see one; its attributes' names are the library's."""
+
+    is_tokenizer_wrapper = True
+
+    def __init__(self, tokenizer: "BaichuanTokenizer", stop_ids: Sequence[int]) -> None:
+        if not stop_ids or stop_ids[0] < 0 or stop_ids[-1] >= len(tokenizer):
+            raise SettingsError(f"stop ids must lie in the vocabulary of {len(tokenizer)} tokens, got {stop_ids}")
+        self._tokenizer = tokenizer
+        self.eos_token_id, self.bos_token_id = stop_ids[0], None
+        self.tokens = [tokenizer.piece_bytes(token_id) for token_id in range(len(tokenizer))]
+        self.special_token_ids = sorted(
+            {*stop_ids, *tokenizer.guarded_ids, *(token_id for token_id, piece in enumerate(self.tokens) if not piece)}
+        )
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """Ids as the model is used to see this text."""
+        return self._tokenizer.encode_text(text if isinstance(text, str) else text.decode())
+
+
+def _reason(matcher: Any) -> str:
+    """The first line of the library's complaint."""
+    return str(matcher.get_error()).strip().split("\n")[0]
