@@ -14,14 +14,15 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from baichuan2.engine.penalties import Penalties
 from baichuan2.engine.sampling import (
     Sampling,
-    choose,
     distribution,
     keep_top_k,
     keep_top_p,
     new_generator,
     penalize_repetition,
+    pick,
     resolve,
     scale_temperature,
 )
@@ -40,7 +41,9 @@ def test_distribution_is_the_official_one(case):
     prompt, logits = tensors["sampling.input_ids"], tensors["sampling.raw_last_logits"]
     for mix in json.loads((GOLDEN / case / "expected.json").read_text())["sampling"]:
         rules = {name: mix[name] for name in ("repetition_penalty", "temperature", "top_k", "top_p")}
-        probabilities, ids = distribution(logits, prompt, Sampling(do_sample=True, **rules))
+        sampling = Sampling(do_sample=True, **rules)
+        scores = Penalties(sampling, prompt[0].tolist(), logits.device).apply(logits)
+        probabilities, ids = distribution(scores, sampling)
         kept = {int(i): float(p) for i, p in zip(ids[0], probabilities[0], strict=True) if p > 0}
         expected = dict(zip(mix["kept_ids"], mix["probs"], strict=True))
         assert sorted(kept) == sorted(expected), rules
@@ -59,7 +62,8 @@ def test_distribution_equals_the_frameworks_processors(seed):
     scores = TopKLogitsWarper(top_k)(seen, scores) if top_k else scores
     scores = TopPLogitsWarper(top_p)(seen, scores) if top_p < 1 else scores
     sampling = Sampling(do_sample=True, top_k=top_k, top_p=top_p, temperature=temperature, repetition_penalty=penalty)
-    probabilities, ids = distribution(logits, seen, sampling)
+    ours_scores = penalize_repetition(logits, seen, penalty)
+    probabilities, ids = distribution(ours_scores, sampling)
     ours = torch.zeros_like(logits).scatter(1, ids, probabilities)
     # among equal logits at the edge of top_p either side may keep a different one: compare the sorted masses
     torch.testing.assert_close(ours.sort(-1).values, scores.softmax(-1).sort(-1).values, atol=1e-6, rtol=0)
@@ -100,31 +104,27 @@ def test_top_p_keeps_the_smallest_set_and_always_one():
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(do_sample=True, temperature=0.0), Sampling(temperature=0.7)])
-def test_greedy_takes_the_best_after_the_penalty(sampling):
+def test_greedy_takes_the_best(sampling):
     assert sampling.is_greedy
-    logits = torch.tensor([[3.0, 2.9, 0.0]])
-    assert choose(logits, torch.tensor([[0]]), sampling, None).tolist() == [0]
-    penalised = Sampling(repetition_penalty=1.5)
-    assert choose(logits, torch.tensor([[0]]), penalised, None).tolist() == [1]
+    assert pick(torch.tensor([[3.0, 2.9, 0.0]]), sampling, None).tolist() == [0]
 
 
 def test_a_seed_repeats_without_touching_the_global_generator():
     sampling = Sampling(do_sample=True, seed=3)
     logits = torch.zeros(1, 1000)
-    seen = torch.tensor([[0]])
     before = torch.random.get_rng_state()
-    first = [choose(logits, seen, sampling, new_generator(sampling, logits.device)).item() for _ in range(2)]
+    first = [pick(logits, sampling, new_generator(sampling, logits.device)).item() for _ in range(2)]
     assert first[0] == first[1]
     assert torch.equal(before, torch.random.get_rng_state())
     generator = new_generator(sampling, logits.device)
-    assert len({choose(logits, seen, sampling, generator).item() for _ in range(20)}) > 10
+    assert len({pick(logits, sampling, generator).item() for _ in range(20)}) > 10
 
 
 def test_draws_follow_the_distribution():
     sampling = Sampling(do_sample=True, top_k=3, seed=0)
     logits = torch.tensor([[0.0, 2.0, 1.0, -1.0, 1.5]]).expand(20_000, -1)
-    drawn = choose(logits, torch.zeros(20_000, 1, dtype=torch.long), sampling, new_generator(sampling, logits.device))
-    probabilities, ids = distribution(logits[:1], torch.zeros(1, 1, dtype=torch.long), sampling)
+    drawn = pick(logits, sampling, new_generator(sampling, logits.device))
+    probabilities, ids = distribution(logits[:1], sampling)
     assert set(drawn.tolist()) == {1, 2, 4}
     for token_id, probability in zip(ids[0].tolist(), probabilities[0].tolist(), strict=True):
         assert (drawn == token_id).float().mean().item() == pytest.approx(probability, abs=0.015)

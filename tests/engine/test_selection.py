@@ -66,7 +66,7 @@ def test_top_p_without_top_k_equals_sorting_the_whole_vocabulary(size, top_p, dt
     choice = Sampling(do_sample=True, top_p=top_p)
     for seed, width in enumerate((0.0, 1.0, 3.0, 6.0, 30.0) if size < 100_000 else (1.0, 6.0)):
         logits = logits_of(seed, size, rows=3, width=width, dtype=dtype)
-        probabilities, ids = distribution(logits, torch.zeros(3, 1, dtype=torch.long), choice)
+        probabilities, ids = distribution(logits, choice)
         ours = torch.zeros_like(logits).scatter(1, ids, probabilities)
         values, order = logits.sort(dim=-1, descending=True, stable=True)
         expected = torch.zeros_like(logits).scatter(
@@ -94,12 +94,12 @@ class WithoutFloat64(TorchDispatchMode):
 def test_top_p_needs_no_float64_where_there_may_be_none(width, monkeypatch):
     assert dtype_of_sums(torch.device("cpu")) == torch.float64
     assert dtype_of_sums(torch.device("mps")) == torch.float32
-    logits, seen = logits_of(0, 2048, rows=3, width=width), torch.zeros(3, 1, dtype=torch.long)
+    logits = logits_of(0, 2048, rows=3, width=width)
     choice = Sampling(do_sample=True, top_p=0.9)
-    expected, ids = distribution(logits, seen, choice)
+    expected, ids = distribution(logits, choice)
     monkeypatch.setattr(sampling, "dtype_of_sums", lambda device: torch.float32)
     with WithoutFloat64():
-        found, found_ids = distribution(logits, seen, choice)
+        found, found_ids = distribution(logits, choice)
     assert torch.equal(found_ids, ids)
     torch.testing.assert_close(found, expected, atol=4e-6, rtol=0)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from baichuan2.chat.detokenizer import Detokenizer
 from baichuan2.chat.messages import Message
 from baichuan2.chat.template import RenderedPrompt, render_prompt
+from baichuan2.chat.writer import ReplyWriter
 from baichuan2.engine.generate import TokenStep, generate_tokens
 from baichuan2.engine.sampling import Sampling, resolve
 from baichuan2.engine.stopping import FinishReason, stop_ids_from
@@ -29,7 +29,8 @@ class Usage:
 
     `completion_tokens` counts every new token, the closing stop token included; the time until the first of them is
     `seconds_prefill`, the rest `seconds_decode`, without the time that the reader of the stream took.
-    `dropped_messages`: how many of the oldest messages did not fit into the context.
+    `dropped_messages`: how many of the oldest messages did not fit into the context. `reused_tokens`: prompt tokens
+    whose keys and values were in the cache already.
     """
 
     prompt_tokens: int
@@ -37,6 +38,7 @@ class Usage:
     seconds_prefill: float
     seconds_decode: float
     dropped_messages: int = 0
+    reused_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,11 @@ def reply(
     loaded: "ReadyModel",
     messages: Sequence[Message | Mapping[str, str]],
     sampling: SamplingSettings | None = None,
+    *,
+    stop: Sequence[str] = (),
 ) -> Reply:
     """The reply to a conversation; see `stream_reply`."""
-    return collect(stream_reply(loaded, messages, sampling))
+    return collect(stream_reply(loaded, messages, sampling, stop=stop))
 
 
 def stream_reply(
@@ -72,16 +76,18 @@ def stream_reply(
     sampling: SamplingSettings | None = None,
     *,
     cancelled: Callable[[], bool] | None = None,
+    stop: Sequence[str] = (),
 ) -> Iterator[ReplyChunk]:
     """The reply to a conversation, in chunks while it is written; their texts joined are the whole text.
 
-    Closing the iterator stops the work, and so does `cancelled` turning true; it is asked once a token.
+    Closing the iterator stops the work, and so does `cancelled` turning true; it is asked once a token. The text ends
+    before the first of the strings in `stop`, which are found across the borders of tokens.
 
     Raises at the call: MessageError (malformed messages), ContextLengthError (the last round and the system text do
-    not fit), SettingsError (a sampling value). Raises on the way: GenerationError (the model failed).
+    not fit), SettingsError (a sampling value, a stop string). Raises on the way: GenerationError (the model failed).
     """
     chosen = resolve(sampling, loaded.generation_config)
-    return _stream(loaded, prompt_of(loaded, messages, chosen), chosen, cancelled)
+    return _stream(loaded, prompt_of(loaded, messages, chosen), chosen, cancelled, stop)
 
 
 def stream_completion(
@@ -90,12 +96,12 @@ def stream_completion(
     sampling: SamplingSettings | None = None,
     *,
     cancelled: Callable[[], bool] | None = None,
+    stop: Sequence[str] = (),
 ) -> Iterator[ReplyChunk]:
     """What follows a text, in chunks: how a Base model, which knows no roles, is used; see `stream_reply`."""
     chosen = resolve(sampling, loaded.generation_config)
-    return _stream(
-        loaded, RenderedPrompt(ids=loaded.tokenizer.encode_text(text), num_dropped_messages=0), chosen, cancelled
-    )
+    prompt = RenderedPrompt(ids=loaded.tokenizer.encode_text(text), num_dropped_messages=0)
+    return _stream(loaded, prompt, chosen, cancelled, stop)
 
 
 def collect(chunks: Iterable[ReplyChunk]) -> Reply:
@@ -122,30 +128,34 @@ def prompt_of(
 
 
 def _stream(
-    loaded: "ReadyModel", prompt: RenderedPrompt, sampling: Sampling, cancelled: Callable[[], bool] | None
+    loaded: "ReadyModel",
+    prompt: RenderedPrompt,
+    sampling: Sampling,
+    cancelled: Callable[[], bool] | None,
+    stop: Sequence[str],
 ) -> Iterator[ReplyChunk]:
+    writer = ReplyWriter(loaded.tokenizer.piece_bytes, stop)
     stop_ids = stop_ids_from(loaded.generation_config)
     steps = generate_tokens(loaded.model, prompt.ids, sampling, stop_ids=stop_ids, cancelled=cancelled)
-    return _chunks(steps, Detokenizer(loaded.tokenizer.piece_bytes), prompt)
+    return _chunks(steps, writer, prompt)
 
 
-def _chunks(steps: Iterator[TokenStep], detokenizer: Detokenizer, prompt: RenderedPrompt) -> Iterator[ReplyChunk]:
+def _chunks(steps: Iterator[TokenStep], writer: ReplyWriter, prompt: RenderedPrompt) -> Iterator[ReplyChunk]:
     num_new = 0
     seconds = [0.0, 0.0]  # prefill, decode
-    finish_reason: FinishReason = "cancelled"  # what it is when no step comes at all
-    text = ""
+    last = None
     started = perf_counter()
     for step in steps:
         seconds[min(num_new, 1)] += perf_counter() - started
         num_new += 1
-        text = "" if step.finish_reason == "stop" else detokenizer.push(step.token_id)
-        if step.finish_reason is not None:
-            finish_reason = step.finish_reason
+        piece = writer.push(step)
+        if piece.finish_reason is not None:
+            last = piece
             break
-        if text:
-            yield ReplyChunk(text)
-            text = ""
+        if piece.text:
+            yield ReplyChunk(piece.text)
         started = perf_counter()
+    last = last or writer.finish("cancelled")  # no step came at all
     usage = Usage(
         prompt_tokens=len(prompt.ids),
         completion_tokens=num_new,
@@ -153,4 +163,4 @@ def _chunks(steps: Iterator[TokenStep], detokenizer: Detokenizer, prompt: Render
         seconds_decode=seconds[1],
         dropped_messages=prompt.num_dropped_messages,
     )
-    yield ReplyChunk(text + detokenizer.finish(), finish_reason, usage)
+    yield ReplyChunk(last.text, last.finish_reason, usage)

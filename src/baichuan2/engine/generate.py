@@ -9,7 +9,7 @@ guesses change no reply: each token is drawn from its own place's logits, by the
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,15 +18,26 @@ import torch
 from torch import Tensor
 
 from baichuan2.engine.cache import new_cache
+from baichuan2.engine.chooser import Choice, Chooser, choose_greedy_rows
+from baichuan2.engine.constraint import Constraint
 from baichuan2.engine.graphs import graph_model
 from baichuan2.engine.lookup import Drafter
+from baichuan2.engine.penalties import check_logit_bias
 from baichuan2.engine.processor import processor_model
 from baichuan2.engine.quantized_cache import LAYERS
-from baichuan2.engine.sampling import Sampling, choose, new_generator
+from baichuan2.engine.sampling import Sampling
 from baichuan2.engine.stopping import FinishReason
 from baichuan2.errors import BaichuanError, ContextLengthError, GenerationError, SettingsError, TokenizerError
 
-__all__ = ["LanguageModel", "TokenStep", "check_prompt", "generate_batch", "generate_tokens", "iter_batch"]
+__all__ = [
+    "LanguageModel",
+    "TokenStep",
+    "check_prompt",
+    "context_length",
+    "generate_batch",
+    "generate_tokens",
+    "iter_batch",
+]
 
 
 class ModelOutput(Protocol):
@@ -85,16 +96,19 @@ def generate_tokens(
     *,
     stop_ids: frozenset[int],
     cancelled: Callable[[], bool] | None = None,
+    constraint: Constraint | None = None,
 ) -> Iterator[TokenStep]:
     """The tokens that continue a prompt, each as soon as it is chosen; closing the iterator stops the work.
 
     Finish reasons: "stop" (a stop id, itself yielded), "length" (`max_new_tokens` are out or the context is full) and
-    "cancelled" (`cancelled()` turned true; nothing at all is yielded when it is true from the start).
+    "cancelled" (`cancelled()` turned true; nothing at all is yielded when it is true from the start). `constraint`
+    says which tokens may come next, and is told which did.
 
-    Raises ContextLengthError when the prompt leaves no room, SettingsError when it is empty and TokenizerError when an
-    id is unknown, all at the call; GenerationError, with the cause chained, when the model fails on the way.
+    Raises ContextLengthError when the prompt leaves no room, SettingsError when it is empty or `logit_bias` names an
+    unknown token, and TokenizerError when the prompt does, all at the call; GenerationError, with the cause chained,
+    when the model fails on the way.
     """
-    continuation = _Continuation(model, [prompt_ids], sampling)
+    continuation = _Continuation(model, [prompt_ids], sampling, constraint)
     return _iter_single(continuation, stop_ids, cancelled or _never)
 
 
@@ -108,8 +122,8 @@ def iter_batch(
 ) -> Iterator[list[TokenStep | None]]:
     """One list a step: the next token of each prompt, None for those that have finished.
 
-    Rows stop independently of each other, as in `generate_tokens`, and raise the same errors. Under greedy choice each
-    row gets the tokens that it gets alone; with a seed the whole batch is repeatable.
+    Rows stop independently of each other, as in `generate_tokens`, and raise the same errors. Each row gets the tokens
+    that it gets alone, with a seed as under greedy choice: so with a seed equal prompts get equal replies.
     """
     if not prompts:
         return iter(())
@@ -156,17 +170,14 @@ def _iter_rows(
         return
     try:
         while open_rows:
-            token_ids, logprobs = continuation.advance()
+            choices = continuation.advance(open_rows)
             num_done += 1
             is_cancelled = cancelled()
-            steps: list[TokenStep | None] = [None] * len(token_ids)
-            for row in sorted(open_rows):
-                token_id, logprob = token_ids[row], logprobs[row]
-                if not math.isfinite(logprob):
-                    raise GenerationError(
-                        f"the model's output at new token {num_done} is not a number (logits hold NaN or infinity); "
-                        "the weights may be damaged, or need a wider dtype such as bfloat16 or float32"
-                    )
+            steps: list[TokenStep | None] = [None] * len(choices)
+            for row, choice in enumerate(choices):
+                if choice is None:
+                    continue
+                token_id = choice.token_id
                 reason: FinishReason | None = None
                 if token_id in stop_ids:
                     reason = "stop"
@@ -174,7 +185,7 @@ def _iter_rows(
                     reason = "cancelled"
                 elif num_done >= continuation.limits[row]:
                     reason = "length"
-                steps[row] = TokenStep(token_id, reason, logprob)
+                steps[row] = TokenStep(token_id, reason, choice.logprob, choice.top_logprobs)
                 if reason is not None:
                     open_rows.remove(row)
             yield steps
@@ -183,25 +194,32 @@ def _iter_rows(
 
 
 class _Continuation:
-    """A batch of prompts while it is being continued: ids so far, the cache, the random generator.
+    """A batch of prompts while it is being continued: ids so far, the cache, who chooses for each row.
 
     `limits`: how many tokens each row may get.
     """
 
-    def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        constraint: Constraint | None = None,
+    ) -> None:
+        """`constraint`: of a single prompt's reply."""
         for prompt in prompts:
-            check_prompt(model, prompt)
-        context = _context_length(model)
+            check_prompt(model, prompt, sampling)
+        context = context_length(model)
         self.limits = [int(min(sampling.max_new_tokens, context - len(prompt))) for prompt in prompts]
-        self._sampling = sampling
+        self._prompts, self._sampling, self._constraint = prompts, sampling, constraint
+        self._choosers: list[Chooser] = []
         self._cache = new_cache(LAYERS[sampling.kv_cache])
         self._num_cached = 0
         self._num_columns = max(len(prompt) for prompt in prompts)
         model = graph_model(processor_model(model), [self._num_columns - len(prompt) for prompt in prompts])
         self._model: LanguageModel = model
         columns = self._num_columns + max(self.limits)
-        # Padding stands on the left and repeats the row's first id: a hidden place for the model, and no news to the
-        # repetition penalty, which looks at the whole row.
+        # padding stands on the left and repeats the row's first id: a hidden place for the model
         rows = [[prompt[0]] * (self._num_columns - len(prompt)) + list(prompt) for prompt in prompts]
         self._ids = torch.zeros(len(rows), columns, dtype=torch.long, device=model.device)  # (B, columns)
         self._ids[:, : self._num_columns] = torch.tensor(rows, device=model.device)
@@ -210,7 +228,6 @@ class _Continuation:
             self._mask = torch.ones_like(self._ids)
             for row, prompt in enumerate(prompts):
                 self._mask[row, : self._num_columns - len(prompt)] = 0
-        self._generator: torch.Generator | None = None
         most = _most_guesses(model, sampling) if len(prompts) == 1 else 0
         self._drafter = Drafter(prompts[0]) if most else None
         self._most_guesses = most
@@ -221,10 +238,10 @@ class _Continuation:
         """Gives the cache back; nothing more can be chosen."""
         del self._cache
 
-    def advance(self) -> tuple[list[int], list[float]]:
-        """The next id of each row, and its log-probability; GenerationError when the model fails."""
+    def advance(self, rows: Collection[int]) -> list[Choice | None]:
+        """What is chosen next for each of these rows, None for all others; GenerationError when the model fails."""
         try:
-            return self._advance()
+            return self._advance(rows)
         except BaichuanError:
             raise
         except Exception as error:
@@ -232,19 +249,29 @@ class _Continuation:
             raise GenerationError(f"the model failed while replying: {type(error).__name__}: {cause}") from error
 
     @torch.inference_mode()
-    def _advance(self) -> tuple[list[int], list[float]]:
+    def _advance(self, rows: Collection[int]) -> list[Choice | None]:
         logits = (self._ahead.pop(0) if self._ahead else self._pass()).float()  # (B, V)
+        choices = self._choose(logits, rows)
         seen = self._num_columns
-        next_ids = choose(logits, self._ids[:, :seen].to(logits.device), self._sampling, self._generator)  # (B,)
-        logprobs = logits.gather(1, next_ids[:, None]).squeeze(1) - logits.logsumexp(-1)  # (B,)
         if seen < self._ids.shape[1]:
-            self._ids[:, seen] = next_ids
+            for row, choice in enumerate(choices):  # one that has finished is fed some token: nobody reads what follows
+                if choice is not None:
+                    self._ids[row, seen] = choice.token_id
             self._num_columns = seen + 1
-        chosen: list[int] = next_ids.tolist()
-        if self._drafter is not None:
-            self._drafter.append(chosen[0])
-            self._compare(chosen[0])
-        return chosen, logprobs.tolist()
+        if self._drafter is not None and choices[0] is not None:
+            self._drafter.append(choices[0].token_id)
+            self._compare(choices[0].token_id)
+        return choices
+
+    def _choose(self, logits: Tensor, rows: Collection[int]) -> list[Choice | None]:
+        if not self._choosers:
+            self._choosers = [
+                Chooser(self._sampling, prompt, logits.device, self._constraint) for prompt in self._prompts
+            ]
+        if self._choosers[0].is_plain:
+            together = choose_greedy_rows(logits)
+            return [self._choosers[row].took(together[row]) if row in rows else None for row in range(len(together))]
+        return [chooser.choose(logits[row]) if row in rows else None for row, chooser in enumerate(self._choosers)]
 
     def _pass(self) -> Tensor:
         """Logits (B, V) of the next place, after a forward pass; those behind right guesses are kept in `_ahead`."""
@@ -264,8 +291,6 @@ class _Continuation:
             logits_to_keep=1 + len(guesses),
         )
         rows = output.logits[:, -1 - len(guesses) :]  # (B, 1 + guesses, V)
-        if is_prefill:
-            self._generator = new_generator(self._sampling, rows.device)
         self._guesses = guesses
         self._ahead = [rows[:, place] for place in range(1, 1 + len(guesses))]
         self._num_cached = seen
@@ -283,7 +308,7 @@ class _Continuation:
         self._guesses, self._ahead = [], []
 
 
-def _context_length(model: LanguageModel) -> float:
+def context_length(model: LanguageModel) -> float:
     """How many tokens prompt and reply may have together; infinite when the config sets no limit."""
     length = getattr(model.config, "model_max_length", None)
     return math.inf if length is None else int(length)
@@ -296,11 +321,14 @@ def _most_guesses(model: LanguageModel, sampling: Sampling) -> int:
     return int(getattr(model, "rows_at_once", 1)) - 1
 
 
-def check_prompt(model: LanguageModel, prompt_ids: Sequence[int]) -> None:
-    """Raises what a forward pass would turn into a riddle, or, on an accelerator, into a dead process."""
+def check_prompt(model: LanguageModel, prompt_ids: Sequence[int], sampling: Sampling | None = None) -> None:
+    """Raises what a forward pass would turn into a riddle, or, on an accelerator, into a dead process.
+
+    See `generate_tokens`; with `sampling` the ids that it names are looked at as well.
+    """
     if len(prompt_ids) == 0:
         raise SettingsError("the prompt is empty; give at least one token")
-    context = _context_length(model)
+    context = context_length(model)
     if len(prompt_ids) >= context:
         raise ContextLengthError(
             f"the prompt has {len(prompt_ids)} tokens, the model's context {context:g}; shorten the prompt, "
@@ -311,3 +339,5 @@ def check_prompt(model: LanguageModel, prompt_ids: Sequence[int]) -> None:
     if lowest < 0 or (vocab_size is not None and highest >= vocab_size):
         wrong = lowest if lowest < 0 else highest
         raise TokenizerError(f"prompt holds token id {wrong}, outside of the vocabulary of {vocab_size} tokens")
+    if sampling is not None and vocab_size is not None:
+        check_logit_bias(sampling, vocab_size)

@@ -1,10 +1,15 @@
 """From logits to the next token id: one pure function per rule, in the official order.
 
-repetition penalty -> temperature -> top_k -> top_p -> draw. `resolve` settles once, before the first token, which value
-each rule uses; nothing here reads a setting, a file or a string afterwards.
+bias -> repetition, frequency and presence penalty -> constraint -> temperature -> top_k -> top_p -> min_p -> draw.
+From the repetition penalty on that is the order of transformers' `generate`; bias before penalties, and both before
+the temperature, are as in vLLM. What comes before the temperature needs to know what was said: `engine.chooser`.
+`resolve` settles once, before the first token, which value each rule uses; nothing here reads a setting, a file or a
+string afterwards.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -16,13 +21,14 @@ from baichuan2.settings import SamplingSettings, flag_name
 
 __all__ = [
     "Sampling",
-    "choose",
     "distribution",
     "dtype_of_sums",
+    "keep_min_p",
     "keep_top_k",
     "keep_top_p",
     "new_generator",
     "penalize_repetition",
+    "pick",
     "resolve",
     "scale_temperature",
 ]
@@ -34,9 +40,14 @@ FALLBACKS: dict[str, bool | float | int] = {
     "temperature": 1.0,
     "top_k": 50,
     "top_p": 1.0,
+    "min_p": 0.0,
     "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
     "max_new_tokens": 2048,
 }
+SAMPLES = ("temperature", "top_k", "top_p", "min_p")  # who sets one of these wants sampling
+LARGEST_BIAS = 100.0  # OpenAI's bound: enough to forbid a token, or to leave no other
 LARGEST_SEED = 2**63 - 1
 FIRST_LOOK = 64  # candidates that mostly hold top_p
 MANY = 8  # with more candidates than one in so many tokens, sorting all is faster
@@ -49,17 +60,40 @@ class Sampling:
 
     `draft_tokens=None` leaves the number of guesses to the model that computes them; they change no choice.
     `kv_cache`: the numbers in which keys and values are kept, see `quantized_cache.LAYERS`.
+    `logit_bias`: what is added to the logits of single tokens, by their ids; `num_top_logprobs`: of how many of the
+    most likely tokens each step tells the log-probability.
+
+    Raises SettingsError for a `logit_bias` or `num_top_logprobs` that cannot work.
     """
 
     do_sample: bool = False
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    num_top_logprobs: int = 0
     max_new_tokens: int = 2048
     seed: int | None = None
     draft_tokens: int | None = None
     kv_cache: Literal["same", "int8"] = "same"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.logit_bias, Mapping):
+            raise SettingsError(f"logit_bias must map token ids to numbers, got {type(self.logit_bias).__name__}")
+        for token_id, bias in self.logit_bias.items():
+            if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
+                raise SettingsError(f"logit_bias must map token ids, whole numbers from 0, got {token_id!r}")
+            if not isinstance(bias, int | float) or isinstance(bias, bool) or not abs(bias) <= LARGEST_BIAS:
+                raise SettingsError(
+                    f"logit_bias[{token_id}] must be a number in [-{LARGEST_BIAS:g}, {LARGEST_BIAS:g}], got {bias!r}"
+                )
+        number = self.num_top_logprobs
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise SettingsError(f"num_top_logprobs must be a whole number from 0, got {number!r}")
 
     @property
     def is_greedy(self) -> bool:
@@ -67,10 +101,16 @@ class Sampling:
         return not self.do_sample or self.temperature == 0
 
 
-def resolve(settings: SamplingSettings | None, generation_config: object) -> Sampling:
+def resolve(
+    settings: SamplingSettings | None,
+    generation_config: object,
+    *,
+    logit_bias: Mapping[int, float] | None = None,
+    num_top_logprobs: int = 0,
+) -> Sampling:
     """The values in force: the user's, else those of `generation_config` (any object with such attributes), else ours.
 
-    Somebody who sets a temperature, top_k or top_p without a word on `do_sample` wants sampling and gets it.
+    Somebody who sets a temperature, top_k, top_p or min_p without a word on `do_sample` wants sampling and gets it.
     Raises SettingsError when a value, the checkpoint's included, lies out of bounds, and for settings of another class.
     """
     if settings is not None and not isinstance(settings, SamplingSettings):
@@ -82,7 +122,7 @@ def resolve(settings: SamplingSettings | None, generation_config: object) -> Sam
         if value is None:
             value = getattr(generation_config, name, None)
         values[name] = _of_kind(name, fallback if value is None else value)
-    if asked.do_sample is None and any(value is not None for value in (asked.temperature, asked.top_k, asked.top_p)):
+    if asked.do_sample is None and any(getattr(asked, name) is not None for name in SAMPLES):
         values["do_sample"] = True
     if asked.seed is not None and asked.seed > LARGEST_SEED:
         raise SettingsError(f"--seed must lie in [0, {LARGEST_SEED}], got {asked.seed}")
@@ -92,6 +132,8 @@ def resolve(settings: SamplingSettings | None, generation_config: object) -> Sam
         seed=asked.seed,
         draft_tokens=asked.draft_tokens,
         kv_cache=asked.kv_cache,
+        logit_bias={} if logit_bias is None else logit_bias,
+        num_top_logprobs=num_top_logprobs,
     )
 
 
@@ -210,28 +252,39 @@ def _least_needed(probabilities: Tensor, top_p: float) -> Tensor:
     return lower.exp()
 
 
-def distribution(logits: Tensor, seen_ids: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Probabilities (B, K) and ids (B, K) of the candidates after all rules.
+def keep_min_p(values: Tensor, min_p: float) -> Tensor:
+    """Candidates' logits (B, K) with minus infinity for all less likely than `min_p` times the most likely.
 
-    Best first, or, where neither top_k nor top_p cuts anything off, in the order of ids. `logits` (B, V) float32,
-    `seen_ids` (B, S): prompt and reply so far.
+    min-p of Nguyen et al. 2024 (arXiv 2407.01082). It compares with the best candidate alone, so it cuts the same
+    whatever top_k has cut before.
     """
-    scores = penalize_repetition(logits, seen_ids, sampling.repetition_penalty)
+    if min_p <= 0:
+        return values
+    return values.masked_fill(values < values.amax(-1, keepdim=True) + math.log(min_p), -torch.inf)
+
+
+def distribution(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Probabilities (B, K) and ids (B, K) of the candidates, by the rules from the temperature on.
+
+    Best first, or, where neither top_k nor top_p cuts anything off, in the order of ids. `scores` (B, V) float32: the
+    logits behind bias, penalties and constraint.
+    """
     scores = scale_temperature(scores, sampling.temperature)
     if sampling.top_k <= 0:
         values, ids = keep_most_likely(scores, sampling.top_p)
-        return values.softmax(-1), ids
-    values, ids = keep_top_k(scores, sampling.top_k)
-    return keep_top_p(values, sampling.top_p).softmax(-1), ids
+    else:
+        values, ids = keep_top_k(scores, sampling.top_k)
+        values = keep_top_p(values, sampling.top_p)
+    return keep_min_p(values, sampling.min_p).softmax(-1), ids
 
 
-def choose(logits: Tensor, seen_ids: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
+def pick(scores: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
     """The next ids (B,): the most likely ones when greedy, else drawn.
 
-    `logits` (B, V) float32, `seen_ids` (B, S): prompt and reply so far. Raises RuntimeError when the logits hold NaN.
+    `scores` (B, V) float32 as in `distribution`. Raises RuntimeError when they hold NaN and a draw is made.
     """
     if sampling.is_greedy:
-        return argmax(penalize_repetition(logits, seen_ids, sampling.repetition_penalty))  # (B,)
-    probabilities, ids = distribution(logits, seen_ids, sampling)
+        return argmax(scores)  # (B,)
+    probabilities, ids = distribution(scores, sampling)
     drawn = draw(probabilities, generator)  # (B,)
     return ids.gather(1, drawn[:, None]).squeeze(1)  # (B,)

@@ -40,10 +40,11 @@ def largest(numbers: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def largest_with_ties(numbers: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Like `largest`, with everything that equals the last one: (B, K), K >= `count`; equal ones in order of place.
 
-    Rows with fewer than K are filled with minus infinity.
+    Rows with fewer than K are filled with minus infinity. What is minus infinity itself, as most of a vocabulary under
+    a grammar is, ties with nothing.
     """
     values, places = largest(numbers, count)
-    worst = values[:, -1:]  # (B, 1)
+    worst = values[:, -1:].clamp(min=torch.finfo(numbers.dtype).min)  # (B, 1)
     num_kept = int((numbers >= worst).sum(-1).max())
     if num_kept > count:
         values, places = largest(numbers, num_kept)
