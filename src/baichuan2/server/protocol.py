@@ -89,6 +89,9 @@ class SamplingFields(Fields):
     logit_bias: Annotated[dict[str, Bias], Field(max_length=MOST_BIASES)] | None = Field(
         default=None, description="token ids, written as strings, and what is added to their logits"
     )
+    ignore_eos: bool | None = Field(
+        default=None, description="go on behind the end of the text, up to max_tokens: for measurements"
+    )
     stream: bool | None = Field(default=None, description="send the reply while it is being written")
     stream_options: StreamOptions | None = None
     user: str | None = Field(default=None, description="ignored")

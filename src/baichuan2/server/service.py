@@ -69,6 +69,7 @@ class Plan:
     prompts: Sequence[Sequence[int]]
     num_choices: int
     sampling: Sampling
+    stop_ids: frozenset[int]
     stop_strings: tuple[str, ...]
 
 
@@ -123,6 +124,7 @@ class Service:
             prompts=[self.chat_prompt(request.messages, sampling)],
             num_choices=self._num_choices(request, 1),
             sampling=sampling,
+            stop_ids=frozenset() if request.ignore_eos else self._stop_ids,
             stop_strings=stop_strings_of(request.stop),
         )
 
@@ -147,6 +149,7 @@ class Service:
             prompts=prompts,
             num_choices=self._num_choices(request, len(prompts)),
             sampling=self._sampling_of(request, length, request.logprobs or 0),
+            stop_ids=frozenset() if request.ignore_eos else self._stop_ids,
             stop_strings=stop_strings_of(request.stop),
         )
 
@@ -249,7 +252,7 @@ class Service:
                 if sampling.seed is not None:  # one seed would give the same reply n times
                     sampling = replace(sampling, seed=(sampling.seed + number) & LARGEST_SEED)
                 requests.append(
-                    Request(prompt_ids=prompt_ids, sampling=sampling, stop_ids=self._stop_ids, client=client)
+                    Request(prompt_ids=prompt_ids, sampling=sampling, stop_ids=plan.stop_ids, client=client)
                 )
         return Work(
             self.scheduler,
