@@ -7,6 +7,7 @@ room. The framework's `generate` accepts this cache too, and the step in C write
 
 from collections.abc import Callable, Iterable
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -62,6 +63,13 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # the framework is unty
         held = (empty, empty) if self.buffers is None else self.buffers
         keys, values = (tuple(_enlarged(part, self._num_held, capacity) for part in parts) for parts in held)
         self.buffers = (keys, values)
+
+    def take_over(
+        self, buffers: tuple[tuple[Tensor, ...], tuple[Tensor, ...]], num_held: int, dtype: torch.dtype
+    ) -> None:
+        """Other buffers, which hold `num_held` tokens, in the place of its own; `dtype`: of keys and values as seen."""
+        self.dtype, self.device, self.is_initialized = dtype, buffers[0][0].device, True
+        self.buffers, self._num_held = buffers, num_held
 
     def advance(self, num_new: int) -> None:
         """Counts `num_new` tokens that were written to the buffers behind those held so far."""

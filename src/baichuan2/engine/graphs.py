@@ -132,7 +132,7 @@ class _Step:
     head: Tensor | None
     play: Callable[[], None] | None = None
     logits: Tensor | None = None  # (B, T, V), written anew by each play
-    bound: tuple[Any, int, int] | None = None  # the cache that the kernels know, its room, and where it starts
+    bound: tuple[object, ...] | None = None  # the cache that the kernels know, its room, where it starts, the padding
 
 
 @dataclass
@@ -207,6 +207,7 @@ class GraphModel:
 
     def __init__(self, model: "BaichuanForCausalLM", firsts: Sequence[int], state: State) -> None:
         self._model, self._state = model, state
+        self._padding = tuple(firsts)
         self._firsts = torch.tensor(firsts, device=model.device)  # (B,)
         self._is_padded = any(firsts)
         self._is_in_few_bits = any(map(is_stored_in_few_bits, {type(layer) for layer in model.modules()}))
@@ -355,7 +356,7 @@ class GraphModel:
     def _bind(self, step: _Step, cache: Cache) -> None:
         """Tells the step which cache it works on, unless it was the last one too, with the room that it has."""
         first = cache.layers[0]
-        bound = (weakref.ref(cache), first.capacity, first.buffers[0][0].data_ptr())
+        bound = (weakref.ref(cache), first.capacity, first.buffers[0][0].data_ptr(), self._padding)
         if step.bound != bound:  # a reference to a cache that is gone equals no other
             step.kernels.bind(cache)
             step.places.firsts.copy_(self._firsts)

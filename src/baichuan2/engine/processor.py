@@ -5,7 +5,7 @@ hooks, adapters or other additions, and at where their weights lie. What it does
 """
 
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -76,7 +76,8 @@ class ProcessorModel:
         self._dtype = decoder.norm.weight.dtype
         self._layers = [_layer_weights(layer, self._dtype) for layer in decoder.layers]
         weights = [(layer.packed, layer.output, layer.gate, layer.up, layer.down) for layer in self._layers]
-        self._is_16_bits = any(weight.is_16_bits for of_layer in weights for weight in of_layer)
+        self.is_16_bits = any(weight.is_16_bits for of_layer in weights for weight in of_layer)
+        """Whether weights are numbers, not codes."""
         embedding, head = decoder.embed_tokens, model.lm_head
         is_stored = isinstance(embedding, Int8Embedding)
         if (embedding.dtype if is_stored else embedding.weight.dtype) != self._dtype:
@@ -86,6 +87,7 @@ class ProcessorModel:
             _numbers(head.weight, self._dtype)
         else:
             self._head = _stored(head, self._dtype)
+        self._table: tuple[Tensor, Tensor] | None = None
         self._steps: dict[type[GrowingLayer], StepModel] = {}
         self._step_for(GrowingLayer)  # finds out whether the shapes fit
 
@@ -102,7 +104,7 @@ class ProcessorModel:
     @property
     def rows_at_once(self) -> int:
         """How many tokens go through at hardly more than the cost of one."""
-        return max(1, min(ROWS_AT_ONCE.get(products.instructions() or "", 1), steps.most_rows(self._is_16_bits)))
+        return max(1, min(ROWS_AT_ONCE.get(products.instructions() or "", 1), steps.most_rows(self.is_16_bits)))
 
     def __call__(self, **arguments: Any) -> Any:
         """The model's own call; see `engine.generate.LanguageModel`."""
@@ -113,7 +115,7 @@ class ProcessorModel:
             keep = int(arguments["logits_to_keep"])
             if prompt.suits(self._model, ids, firsts, cast(Cache, cache)):
                 return StepOutput(self._prompt_logits(ids, held, cast(Cache, cache), keep))
-            if steps.most_rows(self._is_16_bits) >= min(LEAST_PIECE, ids.numel()):
+            if steps.most_rows(self.is_16_bits) >= min(LEAST_PIECE, ids.numel()):
                 return StepOutput(self._logits(ids, firsts, held, cast(Cache, cache), keep))
         if firsts is not None and any(firsts):
             # as in a step, where a padded prompt is turned by the same angles as alone
@@ -176,7 +178,7 @@ class ProcessorModel:
         step, head = self._step_for(type(cache.layers[0])), self._head_weight()
         logits = torch.empty(batch * num_kept, head.shape[0], dtype=self._dtype)
         num_done = 0
-        for begin, end in _pieces(len(place), steps.most_rows(self._is_16_bits)):
+        for begin, end in _pieces(len(place), steps.most_rows(self.is_16_bits)):
             wanted = [row for row, at in enumerate(place[begin:end]) if at >= held + num_new - num_kept]
             rows = Rows(sequence[begin:end], place[begin:end], first[begin:end], wanted)
             embeddings = self._model.model.embed_tokens(known[begin:end])  # (M, C) of the piece
@@ -186,6 +188,30 @@ class ProcessorModel:
         for layer in cache.layers:
             layer.advance(num_new)
         return logits.view(batch, num_kept, -1)
+
+    @property
+    def most_rows(self) -> int:
+        """Up to how many tokens a step takes here; 0: steps are slower than the model's own passes."""
+        return steps.most_rows(self.is_16_bits)
+
+    def paged_logits(
+        self, ids: Sequence[int], rows: Rows, caches: Sequence[Any], *, is_int8_cache: bool = False
+    ) -> Tensor:
+        """Logits (wanted, V) of a step over a cache in pages; `ids` (M,) are the tokens of the rows."""
+        embeddings = self._model.model.embed_tokens(torch.tensor(ids))  # (M, C)
+        angles = self._angle_table()
+        rotation = None
+        if angles is not None:
+            places = torch.tensor(rows.place)
+            rotation = (angles[0][places], angles[1][places])
+        step = self._step_for(Int8Layer if is_int8_cache else GrowingLayer)
+        return step.step(embeddings, rotation, rows, caches, self._head_weight())
+
+    def _angle_table(self) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines, (context, D) each, of all places; for scalings that look at no other place."""
+        if self._table is None and self._model.model.rotary_emb is not None:
+            self._table = self._angles(torch.arange(int(self._model.config.model_max_length or 0)))
+        return self._table
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
         """Cosines and sines, (M, D) each, of positions (M,); None where a bias tells positions."""

@@ -1,0 +1,134 @@
+"""One step of many requests: what each puts into it, and what comes out.
+
+Every reply gets its next token. What a step has room for beside them is shared evenly by the prompts that are not
+computed yet, so that short ones are not held up by long ones; a reply that asks for it adds guesses.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from baichuan2.engine.batch import Batch, Part
+from baichuan2.engine.chooser import Choice, choose_greedy_rows
+from baichuan2.engine.job import Job
+from baichuan2.errors import BaichuanError, GenerationError
+
+__all__ = ["Round"]
+
+logger = logging.getLogger(__name__)
+
+
+class Round:
+    """A step, from its plan to its tokens; `preempted` must leave the batch before it is computed."""
+
+    def __init__(self, batch: Batch, running: Sequence[Job]) -> None:
+        """Plans the step: `jobs` are in it, those that found no room are `preempted`, the youngest first."""
+        self._batch = batch
+        self.preempted: list[Job] = []
+        self.jobs: list[Job] = []
+        self._guesses: dict[Job, list[int]] = {}
+        self._logits: dict[Job, Tensor] = {}
+        self._greedy: dict[Job, Choice] = {}
+        self._parts: list[Part] = []
+        wanted = self._shares(running)
+        for job in sorted(wanted, key=lambda job: job.number):  # the oldest finds room at the others' cost
+            if job not in self.preempted:
+                self._add(job, wanted[job], [other for other in running if other.number > job.number])
+
+    def _shares(self, running: Sequence[Job]) -> dict[Job, int]:
+        """How many tokens each job computes, none for those that must wait for the next step."""
+        replies = [job for job in running if job.num_pending == 1]
+        prompts = [job for job in running if job.num_pending > 1]
+        most = self._batch.most_tokens
+        # where not all fit into a step, those that have said least come first
+        shares = dict.fromkeys(sorted(replies, key=lambda job: job.num_new)[:most], 1)
+        room = most - len(shares)
+        if replies:
+            room = min(room, self._batch.tokens_beside(len(replies)))
+        for index, job in enumerate(sorted(prompts, key=lambda job: job.num_pending)):
+            share = min(job.num_pending, -(-room // (len(prompts) - index)))
+            if share > 0:
+                shares[job] = share
+                room -= share
+        return shares
+
+    def _add(self, job: Job, num_tokens: int, younger: list[Job]) -> None:
+        """Puts a job into the step, for which others may have to leave the batch."""
+        held = job.held
+        assert held is not None
+        guesses: list[int] = []
+        if self._batch.takes_guesses and job.num_pending == 1 and job.num_new > 0:
+            taken = sum(len(part.token_ids) for part in self._parts)
+            guesses = job.draft(self._batch.most_tokens - taken - 1)
+            if not self._batch.reserve(held, 1 + len(guesses)):
+                guesses = []
+        while not self._batch.reserve(held, num_tokens):
+            leaving = [other for other in younger if other not in self.preempted and other not in self.jobs]
+            if not leaving:
+                self.preempted.append(job)
+                return
+            youngest = max(leaving, key=lambda other: other.number)
+            self.preempted.append(youngest)
+            self._release(youngest)
+        start = held.num_tokens
+        ids = [*job.token_ids[start : start + num_tokens], *guesses]
+        is_whole = start + num_tokens == len(job.token_ids)
+        self._parts.append(Part(held, ids, 1 + len(guesses) if is_whole else 0))
+        self.jobs.append(job)
+        self._guesses[job] = guesses
+
+    def _release(self, job: Job) -> None:
+        """Takes a job's room at once, as another needs it for this very step."""
+        assert job.held is not None
+        self._batch.close(job.held, job.token_ids)
+        job.held = None
+
+    @torch.inference_mode()
+    def compute(self) -> None:
+        """Computes the step."""
+        if not self._parts:
+            return
+        logits = self._batch.step(self._parts)
+        plain: list[Job] = []
+        for job, part, rows in zip(self.jobs, self._parts, logits, strict=True):
+            if part.num_wanted:
+                self._logits[job] = rows
+                if part.num_wanted == 1 and job.chooser(rows.device).is_plain:
+                    plain.append(job)
+        if plain:
+            rows = self._logits[plain[0]] if len(plain) == 1 else torch.cat([self._logits[job] for job in plain])
+            self._greedy = dict(zip(plain, choose_greedy_rows(rows), strict=True))
+
+    @torch.inference_mode()
+    def choose(self, job: Job) -> int:
+        """Chooses and delivers the next tokens of a job, if its part ends where its text ends; how many they are."""
+        logits = self._logits.get(job)
+        if logits is None or job.is_cancelled:
+            return 0
+        before = job.num_new
+        try:
+            if job in self._greedy:
+                job.take(job.chooser(logits.device).took(self._greedy[job]))
+            else:
+                self._choose_rows(job, logits)
+        except BaichuanError as error:
+            job.fail(error)
+        except Exception as error:
+            logger.exception("a choice failed")
+            job.fail(GenerationError(f"choosing a token failed: {type(error).__name__}: {error}"))
+        return job.num_new - before
+
+    def _choose_rows(self, job: Job, logits: Tensor) -> None:
+        """Chooses behind each right guess; wrong ones leave the cache."""
+        guesses = self._guesses[job]
+        assert job.held is not None
+        for row in range(len(logits)):
+            choice = job.chooser(logits.device).choose(logits[row])
+            job.take(choice)
+            if job.is_done or job.is_cancelled or row == len(guesses) or choice.token_id != guesses[row]:
+                break
+        surplus = job.held.num_tokens - (len(job.token_ids) - 1)
+        if surplus > 0:
+            self._batch.crop(job.held, job.held.num_tokens - surplus)
