@@ -6,6 +6,8 @@ such as http://127.0.0.1:40123. Tests that need other flags: `with serving("--ap
 
 import pytest
 
+from baichuan2.checkpoints.load import load_for_replies
+from tests.server.apps import asking
 from tests.server.processes import serving
 
 
@@ -13,3 +15,16 @@ from tests.server.processes import serving
 def running_server():
     with serving() as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """The demo model."""
+    return load_for_replies()
+
+
+@pytest.fixture(scope="module")
+def client(demo):
+    """A client of a server in this process."""
+    with asking(demo) as made:
+        yield made

@@ -17,9 +17,10 @@ from baichuan2.server.escaping import escaped
 from baichuan2.server.metrics import Metrics
 from baichuan2.server.work import Work
 
-__all__ = ["WORK_KEY", "Recorder"]
+__all__ = ["ID_KEY", "WORK_KEY", "Recorder"]
 
 logger = logging.getLogger(__name__)
+ID_KEY = "baichuan2.request_id"
 WORK_KEY = "baichuan2.work"
 """Where in a scope a route leaves its `Work`."""
 
@@ -38,7 +39,7 @@ class Recorder:
             await self._app(scope, receive, send)
             return
         started = perf_counter()
-        request_id = f"req_{secrets.token_hex(8)}"
+        request_id = scope[ID_KEY] = f"req_{secrets.token_hex(8)}"
         status = 0
 
         async def noting(message: Message) -> None:
@@ -71,4 +72,4 @@ class Recorder:
                 line += f", {work.failure}"
         logger.info("%s", line)
         if work is not None and work.texts is not None:
-            logger.info("%s replied %s", request_id, json.dumps(work.texts))
+            logger.info("%s replied %s", request_id, escaped(json.dumps(work.texts, ensure_ascii=False), None))

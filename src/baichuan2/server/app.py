@@ -1,6 +1,7 @@
 """Routes: which function answers which path, and how failures become answers."""
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -15,18 +16,24 @@ from starlette.types import ASGIApp
 
 from baichuan2 import __version__
 from baichuan2.errors import BaichuanError, OverloadedError
-from baichuan2.server.access_log import WORK_KEY, Recorder
+from baichuan2.server.access_log import ID_KEY, WORK_KEY, Recorder
 from baichuan2.server.answers import EventStream, problem_response, whole_answer
 from baichuan2.server.chat_replies import ChatReplies
+from baichuan2.server.escaping import escaped
 from baichuan2.server.faults import fault_in
 from baichuan2.server.gate import CLIENT_KEY, Gate, is_loopback
 from baichuan2.server.keys import Keys
 from baichuan2.server.metrics import CONTENT_TYPE, Metrics
 from baichuan2.server.problems import ApiError, problem_from
-from baichuan2.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from baichuan2.server.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    SamplingFields,
+    TokenizeRequest,
+)
 from baichuan2.server.service import Plan, Service, prompts_of
 from baichuan2.server.text_replies import TextReplies
-from baichuan2.server.work import Work
 from baichuan2.settings import ServeSettings, parse_bytes
 
 __all__ = ["Application", "create_app"]
@@ -34,6 +41,12 @@ __all__ = ["Application", "create_app"]
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 STATUS_INTERNAL = 500
+HTTP_PROBLEMS = {  # that the framework finds: message and code
+    400: ("the body is no JSON that can be read", "invalid_json"),
+    404: ("there is no such path here", "not_found"),
+    405: ("this path takes another method", "method_not_allowed"),
+}
+SLOW_FIELDS = frozenset({"tools", "response_format", "guided_json", "guided_regex", "guided_choice"})  # are compiled
 LONG_TEXT = 4_000  # bytes of a body from which on it is read beside the event loop, which others wait for
 
 
@@ -88,6 +101,7 @@ def _add_replies(app: FastAPI, service: Service) -> None:
             model=model,
             fingerprint=service.fingerprint,
             with_logprobs=bool(body.logprobs),
+            tool_use=plan.tool_use,
         )
         return await _answered(service, plan, body, request, replies)
 
@@ -172,8 +186,12 @@ async def _answered(
     replies: ChatReplies | TextReplies,
 ) -> Response:
     """The replies of `plan` as the client wants them."""
-    work: Work = service.start(plan, client=request.scope.get(CLIENT_KEY, ""))
+    work = service.start(plan, client=request.scope.get(CLIENT_KEY, ""))
     request.scope[WORK_KEY] = work
+    if service.settings.log_messages:
+        logger.info(
+            "%s is asked %s", request.scope[ID_KEY], escaped(json.dumps(await request.json(), ensure_ascii=False), None)
+        )
     if body.stream:
         with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         return EventStream(replies.chunks(work, with_usage=with_usage), work)
@@ -182,7 +200,8 @@ async def _answered(
 
 async def _planned(request: Request, plan: Callable[[Any], Result], body: object) -> Result:
     """`plan(body)`, in another thread where that takes long enough for others to notice."""
-    if len(await request.body()) < LONG_TEXT:
+    asks_for_form = isinstance(body, SamplingFields) and not SLOW_FIELDS.isdisjoint(body.model_fields_set)
+    if len(await request.body()) < LONG_TEXT and not asks_for_form:
         return plan(body)
     return await asyncio.to_thread(plan, body)
 
@@ -217,10 +236,8 @@ async def _answer_failure(_: Request, error: Exception) -> Response:
 
 async def _answer_http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = {404: "there is no such path here", 405: "this path takes another method"}.get(error.status_code)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
-    headers = dict(error.headers or {})
-    return problem_response(ApiError(error.status_code, message or str(error.detail), code=code, headers=headers))
+    message, code = HTTP_PROBLEMS.get(error.status_code, (str(error.detail), None))
+    return problem_response(ApiError(error.status_code, message, code=code, headers=dict(error.headers or {})))
 
 
 async def _answer_invalid(_: Request, error: Exception) -> Response:

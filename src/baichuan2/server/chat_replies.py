@@ -2,9 +2,11 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
+from baichuan2.chat.tool_calls import CallReader, ToolCall
+from baichuan2.chat.tools import ToolUse
 from baichuan2.chat.writer import ReplyPiece, WrittenToken
 from baichuan2.server.logprobs import chat_logprobs
 from baichuan2.server.work import Work
@@ -23,48 +25,65 @@ class ChatReplies:
         model: str,
         fingerprint: str,
         with_logprobs: bool = False,
+        tool_use: ToolUse,
     ) -> None:
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
-        self._num_choices = num_choices
+        self._choices = [_Choice(tool_use.reader()) for _ in range(num_choices)]
         self._piece_bytes = piece_bytes
         self._with_logprobs = with_logprobs
         self._head = {"id": self.id, "created": int(time.time()), "model": model, "system_fingerprint": fingerprint}
 
     async def whole(self, work: Work) -> dict[str, Any]:
         """The one answer, when all replies are finished."""
-        texts = [""] * self._num_choices
-        reasons = ["stop"] * self._num_choices
+        texts = [""] * len(self._choices)
+        calls: list[list[ToolCall]] = [[] for _ in texts]
         tokens: list[list[WrittenToken]] = [[] for _ in texts]
         async for pieces in work.pieces():
             for index, piece in pieces:
-                texts[index] += piece.text
-                reasons[index] = piece.finish_reason or reasons[index]
                 tokens[index] += piece.tokens
-        choices = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": text, "refusal": None},
-                "logprobs": self._logprobs(tokens[index]),
-                "finish_reason": reasons[index],
-            }
-            for index, text in enumerate(texts)
-        ]
+                for part in self._choices[index].read(piece):
+                    if isinstance(part, ToolCall):
+                        calls[index].append(part)
+                    else:
+                        texts[index] += part
+        choices = []
+        for index, choice in enumerate(self._choices):
+            message: dict[str, Any] = {"role": "assistant", "content": texts[index], "refusal": None}
+            if calls[index]:
+                message["content"] = texts[index] or None
+                message["tool_calls"] = [_written(call) for call in calls[index]]
+            choices.append(
+                {
+                    "index": index,
+                    "message": message,
+                    "logprobs": self._logprobs(tokens[index]),
+                    "finish_reason": choice.finish_reason,
+                }
+            )
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage_of(work)}
 
     async def chunks(self, work: Work, *, with_usage: bool) -> AsyncIterator[list[dict[str, Any]]]:
         """Role, then text as it comes, then why it ended, reply by reply; at last the usage. As many as are ready."""
-        yield [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(self._num_choices)]
+        yield [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(len(self._choices))]
         async for pieces in work.pieces():
             yield [chunk for index, piece in pieces for chunk in self._chunks_of(index, piece)]
         if with_usage:
             yield [{**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage_of(work)}]
 
     def _chunks_of(self, index: int, piece: ReplyPiece) -> list[dict[str, Any]]:
-        chunks = []
-        if piece.text or (piece.tokens and self._with_logprobs):
-            chunks.append(self._chunk(index, {"content": piece.text}, self._logprobs(piece.tokens)))
-        if piece.finish_reason is not None:
-            chunks.append(self._chunk(index, {}, reason=piece.finish_reason))
+        choice = self._choices[index]
+        logprobs = self._logprobs(piece.tokens) if piece.tokens else None
+        deltas: list[dict[str, Any]] = []
+        for part in choice.read(piece):
+            if isinstance(part, ToolCall):
+                deltas.append({"tool_calls": [{"index": choice.num_calls - 1, **_written(part)}]})
+            else:
+                deltas.append({"content": part})
+        if logprobs is not None and not deltas:
+            deltas.append({"content": ""})
+        chunks = [self._chunk(index, delta, logprobs if not number else None) for number, delta in enumerate(deltas)]
+        if choice.finish_reason is not None:
+            chunks.append(self._chunk(index, {}, reason=choice.finish_reason))
         return chunks
 
     def _chunk(
@@ -77,6 +96,29 @@ class ChatReplies:
         return chat_logprobs(tokens, self._piece_bytes) if self._with_logprobs else None
 
 
+class _Choice:
+    """One reply while it is read: how many calls it made so far, and why it ended."""
+
+    def __init__(self, reader: CallReader | None) -> None:
+        self._reader = reader
+        self.num_calls = 0
+        self.finish_reason: str | None = None
+
+    def read(self, piece: ReplyPiece) -> Iterator[str | ToolCall]:
+        """What the piece completes, in order; `num_calls` counts along. Afterwards `finish_reason` holds."""
+        parts: list[str | ToolCall] = [piece.text] if piece.text else []
+        if self._reader is not None:
+            parts = self._reader.push(piece.text)
+            if piece.finish_reason is not None:
+                parts += self._reader.finish()
+        for part in parts:
+            self.num_calls += isinstance(part, ToolCall)
+            yield part
+        self.finish_reason = piece.finish_reason
+        if piece.finish_reason == "stop" and self.num_calls:
+            self.finish_reason = "tool_calls"
+
+
 def usage_of(work: Work) -> dict[str, Any]:
     """What a request cost, in tokens."""
     return {
@@ -85,3 +127,7 @@ def usage_of(work: Work) -> dict[str, Any]:
         "total_tokens": work.num_prompt_tokens + work.num_new_tokens,
         "prompt_tokens_details": {"cached_tokens": work.num_reused_tokens},
     }
+
+
+def _written(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

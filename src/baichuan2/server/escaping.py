@@ -5,9 +5,9 @@ __all__ = ["escaped"]
 MOST_CHARACTERS = 200
 
 
-def escaped(text: str) -> str:
-    """`text` without a character that a terminal or a reader of lines obeys, and not endless."""
-    shown = text[:MOST_CHARACTERS] + ("..." if len(text) > MOST_CHARACTERS else "")
+def escaped(text: str, most: int | None = MOST_CHARACTERS) -> str:
+    """`text` without a character that a terminal or a reader of lines obeys, and of `most` characters; None: all."""
+    shown = text if most is None or len(text) <= most else text[:most] + "..."
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in shown
     )

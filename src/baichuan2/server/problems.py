@@ -4,6 +4,7 @@ Every exception of `baichuan2.errors` that a request can meet is mapped here, on
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from baichuan2.errors import (
     BaichuanError,
     ContextLengthError,
     MessageError,
+    MissingExtraError,
     OverloadedError,
     SettingsError,
     TokenizerError,
@@ -19,6 +21,7 @@ from baichuan2.errors import (
 __all__ = ["ApiError", "ClientGoneError", "problem_from", "timed_out"]
 
 RETRY_SECONDS = 2  # what a refused client is told to wait: a reply's time, more or less
+FIELD = re.compile(r"--[a-z-]+|[a-z]+(?=_|\[|\.|s )[\w.\[\]]*(?= )")
 INVALID = "invalid_request_error"
 
 
@@ -72,7 +75,9 @@ def problem_from(error: Exception) -> ApiError:
     if isinstance(error, ClientGoneError):
         return ApiError(499, text, code="client_gone")
     if isinstance(error, SettingsError | TokenizerError):
-        return ApiError(400, text, code="invalid_value")
+        return ApiError(400, text, param=_field_in(text), code="invalid_value")
+    if isinstance(error, MissingExtraError):
+        return ApiError(501, text, type="server_error", code="missing_extra")
     return ApiError(500, "the request failed inside the server", type="server_error", code="internal_error")
 
 
@@ -81,6 +86,15 @@ def timed_out(seconds: float) -> ApiError:
     message = f"the reply was not finished within {seconds:g} seconds, this server's limit (--request-seconds)"
     headers = {"x-should-retry": "false"}  # OpenAI's clients would ask twice more, for the same again
     return ApiError(504, message, type="server_error", code="request_timeout", headers=headers)
+
+
+def _field_in(text: str) -> str | None:
+    """The field that a message begins with: `tools[2].function.name must ...`, or, as a flag, `--top-p must ...`."""
+    found = FIELD.match(text)
+    if found is None:
+        return None
+    name = found.group().removeprefix("--").replace("-", "_")
+    return {"max_new_tokens": "max_tokens"}.get(name, name)
 
 
 def _overloaded(error: OverloadedError) -> ApiError:

@@ -8,19 +8,22 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from baichuan2 import __version__
-from baichuan2.chat.messages import Message, Role
+from baichuan2.chat.grammar import GrammarConstraint
 from baichuan2.chat.reply import prompt_of
 from baichuan2.chat.template import render_prompt
+from baichuan2.chat.tools import ToolUse, read_tool_use
 from baichuan2.chat.writer import ReplyWriter
 from baichuan2.engine.sampling import Sampling, resolve
 from baichuan2.engine.scheduler import Request, Scheduler
 from baichuan2.engine.stopping import stop_ids_from
 from baichuan2.errors import ContextLengthError, TokenizerError
 from baichuan2.model.prompt_format import chat_ids
+from baichuan2.server.conversation import turns_of
 from baichuan2.server.escaping import escaped
+from baichuan2.server.forms import Forms
 from baichuan2.server.problems import ApiError
 from baichuan2.server.protocol import (
     ChatMessage,
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "Service"]
 
 logger = logging.getLogger(__name__)
+NO_TOOLS = ToolUse()
 LARGEST_SEED = 2**63 - 1
 COMPLETION_TOKENS = 16  # OpenAI's own default for completions, short as it is
 MOST_DIGITS = 10  # of a token id
@@ -71,6 +75,9 @@ class Plan:
     sampling: Sampling
     stop_ids: frozenset[int]
     stop_strings: tuple[str, ...]
+    constraint: GrammarConstraint | None = None
+    """The form of each reply."""
+    tool_use: ToolUse = NO_TOOLS
 
 
 class Service:
@@ -93,6 +100,7 @@ class Service:
         self._loaded = loaded
         self._sampling = sampling if sampling is not None else SamplingSettings()
         self._stop_ids = stop_ids_from(loaded.generation_config)
+        self._forms = Forms(loaded.tokenizer, self._stop_ids)
         self._mailroom: Mailroom[Delivery] | None = None
         context = loaded.model.config.model_max_length
         assert context is not None  # the config derives it where the file leaves it out
@@ -120,12 +128,15 @@ class Service:
         _refuse_unsupported(request)
         asked = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
         sampling = self._sampling_of(request, asked, request.top_logprobs or 0)
+        tool_use = tool_use_of(request)
         return Plan(
-            prompts=[self.chat_prompt(request.messages, sampling)],
+            prompts=[self.chat_prompt(request.messages, sampling, tool_use)],
             num_choices=self._num_choices(request, 1),
             sampling=sampling,
             stop_ids=frozenset() if request.ignore_eos else self._stop_ids,
             stop_strings=stop_strings_of(request.stop),
+            constraint=self._forms.constraint(request, tool_use),
+            tool_use=tool_use,
         )
 
     def plan_completion(self, request: CompletionRequest) -> Plan:
@@ -151,11 +162,14 @@ class Service:
             sampling=self._sampling_of(request, length, request.logprobs or 0),
             stop_ids=frozenset() if request.ignore_eos else self._stop_ids,
             stop_strings=stop_strings_of(request.stop),
+            constraint=self._forms.constraint(request, NO_TOOLS),
         )
 
-    def chat_prompt(self, messages: Sequence[ChatMessage], sampling: Sampling | None = None) -> list[int]:
+    def chat_prompt(
+        self, messages: Sequence[ChatMessage], sampling: Sampling | None = None, tool_use: ToolUse = NO_TOOLS
+    ) -> list[int]:
         """The ids of a conversation; see `plan_chat`. Without `sampling` none of it is left out, however long it is."""
-        turns = to_turns(messages)
+        turns = turns_of(messages, tool_use)
         if sampling is None:
             messages_of = [{"role": turn.role, "content": turn.content} for turn in turns]
             return chat_ids(self.tokenizer, messages_of, add_generation_prompt=True)[0]
@@ -190,6 +204,10 @@ class Service:
             prompt = self.tokenizer.encode_text(prompt)
         if not prompt:
             raise ApiError(400, "prompt: must not be empty", param="prompt", code="invalid_value")
+        wrong = next((token_id for token_id in prompt if token_id >= self._vocab_size), None)
+        if wrong is not None:
+            message = f"prompt: token id {wrong} is outside of the vocabulary of {self._vocab_size} tokens"
+            raise ApiError(400, message, param="prompt", code="invalid_value")
         if len(prompt) >= self.context:
             message = f"the prompt has {len(prompt)} tokens, this model's context {self.context}: shorten it"
             raise ApiError(400, message, param="prompt", code="context_length_exceeded")
@@ -252,7 +270,13 @@ class Service:
                 if sampling.seed is not None:  # one seed would give the same reply n times
                     sampling = replace(sampling, seed=(sampling.seed + number) & LARGEST_SEED)
                 requests.append(
-                    Request(prompt_ids=prompt_ids, sampling=sampling, stop_ids=plan.stop_ids, client=client)
+                    Request(
+                        prompt_ids=prompt_ids,
+                        sampling=sampling,
+                        stop_ids=plan.stop_ids,
+                        constraint=None if plan.constraint is None else plan.constraint.fork(),
+                        client=client,
+                    )
                 )
         return Work(
             self.scheduler,
@@ -271,37 +295,6 @@ def names_of(settings: ServeSettings, loaded: "ReadyModel") -> tuple[str, ...]:
     return tuple(name for name in given if name) or (loaded.name,)
 
 
-def to_turns(messages: Sequence[ChatMessage]) -> list[Message]:
-    """The conversation as the model knows it; several system texts at the beginning become one."""
-    turns: list[Message] = []
-    for index, message in enumerate(messages):
-        text = text_of(message, index)
-        role = "system" if message.role == "developer" else message.role
-        if role == "system" and len(turns) == 1 and turns[0].role == "system" and index > 0:
-            turns[0] = Message("system", f"{turns[0].content}\n{text}")
-            continue
-        turns.append(Message(cast("Role", role), text))
-    return turns
-
-
-def text_of(message: ChatMessage, index: int) -> str:
-    """The text of a message; parts of it stand one after the other. ApiError for what is no text."""
-    if message.content is None:
-        raise ApiError(
-            400, f"messages[{index}]: content is missing", param=f"messages[{index}].content", code="invalid_value"
-        )
-    if isinstance(message.content, str):
-        return message.content
-    for number, part in enumerate(message.content):
-        place = f"messages[{index}].content[{number}]"
-        if part.type != "text":
-            text = f"{place}: this model reads text only, got a part of type {part.type[:40]!r}"
-            raise ApiError(400, text, param=f"{place}.type", code="unsupported_content")
-        if part.text is None:
-            raise ApiError(400, f"{place}: text is missing", param=f"{place}.text", code="invalid_value")
-    return "".join(part.text or "" for part in message.content)
-
-
 def stop_strings_of(stop: str | list[str] | None) -> tuple[str, ...]:
     """The strings that end a reply, however they were given."""
     if stop is None:
@@ -317,6 +310,15 @@ def prompts_of(request: CompletionRequest) -> list[str | list[int]]:
     if isinstance(given[0], int):
         return [given]
     return given
+
+
+def tool_use_of(request: ChatRequest) -> ToolUse:
+    """The functions that a request offers. Raises SettingsError, which names the field that is wrong."""
+    tools = None if request.tools is None else [tool.model_dump() for tool in request.tools]
+    choice = request.tool_choice
+    return read_tool_use(
+        tools, choice if choice is None or isinstance(choice, str) else choice.model_dump(), request.parallel_tool_calls
+    )
 
 
 def _refuse_unsupported(request: SamplingFields) -> None:
