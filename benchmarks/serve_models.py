@@ -16,7 +16,6 @@ from baichuan2.model.sentencepiece_file import SentencePieceFile, read_sentencep
 from baichuan2.settings import LoadSettings
 
 DEMO = Path(baichuan2.__file__).parent / "demo" / "chat"
-STOP_IDS = (2, 195, 196)  # end of text, and the two roles: no reply of a measured request may end by one of them
 FIRST_ORDINARY_ID = 300  # below are control tokens, bytes and roles
 FIRST_RARE_CHARACTER = 0x20000  # CJK unified ideographs, extension B: 42,720 of them, none in a piece of the demo's
 OUR_FORMAT, PEER_FORMAT = "int4-g64-head8", "Q4_0"
