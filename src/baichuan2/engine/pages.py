@@ -80,7 +80,9 @@ class PageTable:
 
     def __init__(self, pool: "PagePool") -> None:
         self.pages: list[int] = []
-        """Ids of the pages, in order, for `kernels.steps.Rows`; none of them is written by any other sequence."""
+        """Ids of the pages, in order, for `kernels.steps.Rows` in the next step: `reserve` and `match` may change them.
+
+        No other sequence writes to them."""
         self._pool = pool
         self._ids = array("i")
         self._blocks: list[Block] = []  # of the full pages, which others may have too; the other pages are its own
@@ -111,9 +113,12 @@ class PageTable:
         self._ids.extend(new)
 
     def crop(self, num_tokens: int) -> None:
-        """Keeps the first `num_tokens` tokens: takes back those told since the last `reserve`, or some of them."""
+        """Keeps the first `num_tokens` tokens: takes back those told since the last `reserve` or `match`, or some.
+
+        Later, the pages that they filled may be others' too.
+        """
         if not len(self._blocks) * PAGE_TOKENS <= num_tokens <= self.num_tokens:
-            raise ValueError(f"{self.num_tokens} tokens cannot be made {num_tokens}: full pages may be shared")
+            raise ValueError(f"of {self.num_tokens} tokens not {num_tokens} can be kept: full pages may be shared")
         del self._ids[num_tokens:]
 
     def free(self) -> None:
@@ -157,7 +162,7 @@ class PagePool:
         self._free = list(reversed(range(self.num_pages)))  # the last one given back is taken first
         self._root = Block(b"", -1, None)
         # Blocks that no open table has, those unused the longest first. A block stands before its parent: who had both
-        # gave this one back first, who has the parent alone takes that away from here. So nothing follows the first one.
+        # gave this one back first, who has the parent alone takes that away from here. Nothing follows the first one.
         self._kept: OrderedDict[Block, None] = OrderedDict()
         self._tables: dict[Block, set[PageTable]] = {}  # open ones, by their last full page
         self._num_used_blocks = 0
@@ -191,6 +196,8 @@ class PagePool:
 
         It is the longest beginning that an open sequence holds or an ended one has left, token for token.
         """
+        for other in self._open_tables():
+            self._index(other)
         table = PageTable(self)
         ids = array("i", prompt_ids[:-1])
         block, start = self._root, 0
