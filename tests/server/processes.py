@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,13 +49,15 @@ class RunningServer:
 
 
 @contextmanager
-def serving(*flags: str, environment: Mapping[str, str] | None = None) -> Iterator[RunningServer]:
+def serving(
+    *flags: str, environment: Mapping[str, str] | None = None, program: Sequence[str] = ("-m", "baichuan2", "serve")
+) -> Iterator[RunningServer]:
     """`baichuan2 serve --port 0` with more flags, listening; killed at the end if it still runs."""
     with tempfile.TemporaryDirectory() as folder:
         log_path = Path(folder) / "log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "baichuan2", "serve", "--port", "0", "--language", "en", *flags],
+                [sys.executable, *program, "--port", "0", "--language", "en", *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -19,6 +19,7 @@ from baichuan2.errors import BaichuanError, OverloadedError
 from baichuan2.server.access_log import ID_KEY, WORK_KEY, Recorder
 from baichuan2.server.answers import EventStream, problem_response, whole_answer
 from baichuan2.server.chat_replies import ChatReplies
+from baichuan2.server.documents import answers_with, describe
 from baichuan2.server.escaping import escaped
 from baichuan2.server.faults import fault_in
 from baichuan2.server.gate import CLIENT_KEY, Gate, is_loopback
@@ -47,6 +48,7 @@ HTTP_PROBLEMS = {  # that the framework finds: message and code
     405: ("this path takes another method", "method_not_allowed"),
 }
 SLOW_FIELDS = frozenset({"tools", "response_format", "guided_json", "guided_regex", "guided_choice"})  # are compiled
+HALF_CHARACTER = b"\\ud"  # perhaps; as it is written in JSON
 LONG_TEXT = 4_000  # bytes of a body from which on it is read beside the event loop, which others wait for
 
 
@@ -68,6 +70,7 @@ def create_app(service: Service, keys: Keys) -> Application:
     _add_replies(app, service)
     _add_tokens(app, service)
     _add_facts(app, service, metrics)
+    describe(app)
     settings = service.settings
     gate = Gate(
         app,
@@ -90,7 +93,7 @@ def create_app(service: Service, keys: Keys) -> Application:
 def _add_replies(app: FastAPI, service: Service) -> None:
     """The routes that let the model write."""
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=answers_with("/v1/chat/completions"))
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """The reply to a conversation."""
         model = service.check_model(body.model)
@@ -105,7 +108,7 @@ def _add_replies(app: FastAPI, service: Service) -> None:
         )
         return await _answered(service, plan, body, request, replies)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=answers_with("/v1/completions"))
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """What follows a text."""
         model = service.check_model(body.model)
@@ -124,7 +127,7 @@ def _add_replies(app: FastAPI, service: Service) -> None:
 def _add_tokens(app: FastAPI, service: Service) -> None:
     """The routes between texts and token ids."""
 
-    @app.post("/tokenize")
+    @app.post("/tokenize", responses=answers_with("/tokenize"))
     async def tokenize(body: TokenizeRequest, request: Request) -> Response:
         """The ids of a text, or of a conversation."""
         service.check_model(body.model)
@@ -133,7 +136,7 @@ def _add_tokens(app: FastAPI, service: Service) -> None:
         ids = await _planned(request, service.token_ids, body)
         return JSONResponse({"count": len(ids), "max_model_len": service.context, "tokens": ids})
 
-    @app.post("/detokenize")
+    @app.post("/detokenize", responses=answers_with("/detokenize"))
     async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
         """The text of ids."""
         service.check_model(body.model)
@@ -153,17 +156,17 @@ def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
             "max_model_len": service.context,
         }
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", responses=answers_with("/v1/models"))
     async def models() -> Response:
         """The model, under each of its names."""
         return JSONResponse({"object": "list", "data": [model_object(name) for name in service.names]})
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", responses=answers_with("/v1/models/{name}"))
     async def model(name: str) -> Response:
         """The model of that name."""
         return JSONResponse(model_object(service.check_model(name)))
 
-    @app.get("/health")
+    @app.get("/health", responses=answers_with("/health"))
     async def health() -> Response:
         """Whether replies can be had: 200, or 503."""
         if service.is_closing:
@@ -172,7 +175,7 @@ def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
             raise ApiError(503, "the engine has stopped: restart the server", type="server_error", code="engine_dead")
         return JSONResponse({"status": "ok"})
 
-    @app.get("/metrics")
+    @app.get("/metrics", responses=answers_with("/metrics"))
     async def numbers() -> Response:
         """Counters for Prometheus."""
         return Response(metrics.page(), headers={"content-type": CONTENT_TYPE})
@@ -201,9 +204,21 @@ async def _answered(
 async def _planned(request: Request, plan: Callable[[Any], Result], body: object) -> Result:
     """`plan(body)`, in another thread where that takes long enough for others to notice."""
     asks_for_form = isinstance(body, SamplingFields) and not SLOW_FIELDS.isdisjoint(body.model_fields_set)
-    if len(await request.body()) < LONG_TEXT and not asks_for_form:
+    raw = await request.body()
+    if HALF_CHARACTER in raw.lower():
+        _check_characters(await request.json())
+    if len(raw) < LONG_TEXT and not asks_for_form:
         return plan(body)
     return await asyncio.to_thread(plan, body)
+
+
+def _check_characters(body: object) -> None:
+    """ApiError if a text in it holds half of a pair of UTF-16, which is no character, and which nobody can pass on."""
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        message = "the body holds half a character (a lone surrogate, \\ud800 to \\udfff)"
+        raise ApiError(400, message, code="invalid_value") from None
 
 
 def _echoed(service: Service, prompt: str | list[int]) -> str:

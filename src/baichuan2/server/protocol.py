@@ -28,6 +28,7 @@ LONGEST_STOP = 1_000  # characters
 MOST_TOP_LOGPROBS = 20  # OpenAI's limit
 LARGEST_BIAS = 100.0  # OpenAI's limit
 MOST_BIASES = 1_024
+MOST_TEXTS = 1_024  # to choose from
 _METADATA = {item.name: item.metadata for item in fields(SamplingSettings)}
 
 
@@ -98,7 +99,9 @@ class SamplingFields(Fields):
     response_format: ResponseFormat | None = None
     guided_json: dict[str, Any] | bool | str | None = Field(default=None, description="a JSON schema for the reply")
     guided_regex: str | None = Field(default=None, description="a regular expression that the whole reply matches")
-    guided_choice: list[str] | None = Field(default=None, min_length=1, description="the reply is one of these")
+    guided_choice: list[str] | None = Field(
+        default=None, min_length=1, max_length=MOST_TEXTS, description="the reply is one of these"
+    )
 
 
 class ContentPart(Fields):

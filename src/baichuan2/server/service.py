@@ -19,7 +19,7 @@ from baichuan2.chat.writer import ReplyWriter
 from baichuan2.engine.sampling import Sampling, resolve
 from baichuan2.engine.scheduler import Request, Scheduler
 from baichuan2.engine.stopping import stop_ids_from
-from baichuan2.errors import ContextLengthError, TokenizerError
+from baichuan2.errors import ContextLengthError
 from baichuan2.model.prompt_format import chat_ids
 from baichuan2.server.conversation import turns_of
 from baichuan2.server.escaping import escaped
@@ -192,11 +192,8 @@ class Service:
 
     def text_of_ids(self, ids: Sequence[int]) -> str:
         """The text of token ids; ApiError for an id that there is not."""
-        try:
-            pieces = [self.tokenizer.piece_bytes(token_id) for token_id in ids]
-        except TokenizerError as error:
-            raise ApiError(400, f"tokens: {error}", param="tokens", code="invalid_value") from None
-        return b"".join(pieces).decode("utf-8", "replace")
+        self._check_ids(ids, "tokens")
+        return b"".join(map(self.tokenizer.piece_bytes, ids)).decode("utf-8", "replace")
 
     def _completion_prompt(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -204,14 +201,19 @@ class Service:
             prompt = self.tokenizer.encode_text(prompt)
         if not prompt:
             raise ApiError(400, "prompt: must not be empty", param="prompt", code="invalid_value")
-        wrong = next((token_id for token_id in prompt if token_id >= self._vocab_size), None)
-        if wrong is not None:
-            message = f"prompt: token id {wrong} is outside of the vocabulary of {self._vocab_size} tokens"
-            raise ApiError(400, message, param="prompt", code="invalid_value")
+        self._check_ids(prompt, "prompt")
         if len(prompt) >= self.context:
             message = f"the prompt has {len(prompt)} tokens, this model's context {self.context}: shorten it"
             raise ApiError(400, message, param="prompt", code="context_length_exceeded")
         return prompt
+
+    def _check_ids(self, ids: Sequence[int], param: str) -> None:
+        wrong = next((token_id for token_id in ids if token_id >= len(self.tokenizer)), None)
+        if wrong is not None:
+            message = (
+                f"{param}: token id {str(wrong)[:20]} is outside of the vocabulary of {len(self.tokenizer)} tokens"
+            )
+            raise ApiError(400, message, param=param, code="invalid_value")
 
     def _check_size(self, num_characters: int, param: str) -> None:
         """Refuses what is too long in any spelling, before the time is spent to cut it into tokens."""

@@ -24,9 +24,6 @@ def run(load: LoadSettings, sampling: SamplingSettings, settings: ServeSettings)
     from baichuan2.server.run import Notices, is_open, open_socket, serve
 
     keys = read_keys(settings)
-    listener = open_socket(settings)  # before the minutes of loading, so that a port that is taken costs none
-    if is_open(settings, keys):
-        notice(words.serving_open.format(host=settings.host))
     header = " -H 'Authorization: Bearer KEY'" if keys else ""
 
     def tell_listening(url: str) -> None:
@@ -36,5 +33,8 @@ def run(load: LoadSettings, sampling: SamplingSettings, settings: ServeSettings)
     def tell_stopping(count: int, seconds: float) -> None:
         notice(words.serving_stopping.format(count=count, seconds=seconds))
 
-    loaded = load_with_notice(load, words)
-    return serve(loaded, settings, sampling, keys, listener, Notices(tell_listening, tell_stopping))
+    with open_socket(settings) as listener:  # before the minutes of loading, so that a port that is taken costs none
+        if is_open(settings, keys):
+            notice(words.serving_open.format(host=settings.host))
+        loaded = load_with_notice(load, words)
+        return serve(loaded, settings, sampling, keys, listener, Notices(tell_listening, tell_stopping))
