@@ -159,7 +159,7 @@ class AlignedBatch:
             logits_to_keep=max(1, part.num_wanted),
         )
         held.num_tokens += ids.shape[1]
-        logits: Tensor = output.logits[0].float()
+        logits: Tensor = output.logits[0]
         return logits[len(logits) - part.num_wanted :]
 
     def _rows_logits(self, parts: Sequence[Part]) -> list[Tensor]:
@@ -193,7 +193,7 @@ class AlignedBatch:
         for part in parts:
             assert isinstance(part.held, AlignedHeld)
             part.held.num_tokens += 1
-        logits = output.logits[:, -1].float()  # (B, V)
+        logits = output.logits[:, -1]  # (B, V)
         return [logits[row : row + 1] for row in rows if row is not None]
 
     def _enter(self, held: Any) -> None:

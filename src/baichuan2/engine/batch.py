@@ -57,7 +57,7 @@ class Batch(Protocol):
         """Room for so many tokens more, at the cost of what is only kept for later; False: there is none now."""
 
     def step(self, parts: Sequence[Part]) -> list[Tensor]:
-        """Logits (`num_wanted`, V) float32 of each part, whose room is reserved; the sequences hold the tokens then."""
+        """Logits (`num_wanted`, V) of each part, whose room is reserved; they hold the tokens then."""
 
     def crop(self, held: Held, num_tokens: int) -> None:
         """Takes the last tokens back, so that the sequence holds so many."""

@@ -74,11 +74,14 @@ class Chooser:
         if self._constraint is not None:
             scores = scores.clone() if scores is logits else scores
             self._constraint.apply(scores[0])
-        total = logits.logsumexp(-1)  # (1,)
-        if not math.isfinite(float(total)):
-            raise self._no_number()
-        token_id = self._pick(scores)
-        choice = Choice(token_id, float(logits[0, token_id] - total), self._top_logprobs(logits, total))
+        logprobs = logits.log_softmax(-1)  # (1, V)
+        try:
+            token_id = self._pick(scores)
+        except RuntimeError as error:  # a draw among what are no numbers; the message of the framework helps nobody
+            if isinstance(error, GenerationError) or math.isfinite(logprobs.amax()):
+                raise
+            raise self._no_number() from None
+        choice = Choice(token_id, logprobs[0, token_id].item(), self._top_logprobs(logits, logprobs))
         self.took(choice)
         if self._constraint is not None:
             self._constraint.accept(token_id)
@@ -97,13 +100,12 @@ class Chooser:
             "the weights may be damaged, or need a wider dtype such as bfloat16 or float32"
         )
 
-    def _top_logprobs(self, logits: Tensor, total: Tensor) -> tuple[tuple[int, float], ...]:
+    def _top_logprobs(self, logits: Tensor, logprobs: Tensor) -> tuple[tuple[int, float], ...]:
         number = min(self.sampling.num_top_logprobs, logits.shape[-1])
         if not number:
             return ()
-        values, ids = largest_with_ties(logits, number)  # (1, K), K >= number
-        logprobs = (values - total[:, None])[0, :number].tolist()
-        return tuple(zip(ids[0, :number].tolist(), logprobs, strict=True))
+        ids = largest_with_ties(logits, number)[1][0, :number]  # (number,)
+        return tuple(zip(ids.tolist(), logprobs[0, ids].tolist(), strict=True))
 
 
 def choose_greedy_rows(logits: Tensor) -> list[Choice]:
@@ -112,5 +114,9 @@ def choose_greedy_rows(logits: Tensor) -> list[Choice]:
     The log-probability of a row that holds NaN is no number; `Chooser.took` finds that out.
     """
     next_ids = argmax(logits)  # (B,)
-    logprobs = logits.gather(1, next_ids[:, None]).squeeze(1) - logits.logsumexp(-1)  # (B,)
+    if logits.device.type == "cpu":
+        # row by row: of several, torch shares even few numbers among threads, which then wait for busy cores
+        logprobs = torch.stack([row.log_softmax(-1)[token_id] for row, token_id in zip(logits, next_ids, strict=True)])
+    else:
+        logprobs = logits.gather(1, next_ids[:, None]).squeeze(1) - logits.logsumexp(-1)  # (B,)
     return [Choice(*pair) for pair in zip(next_ids.tolist(), logprobs.tolist(), strict=True)]

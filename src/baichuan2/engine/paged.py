@@ -108,7 +108,7 @@ class PagedBatch:
         if 0 < num_wanted < self._least_rows:
             wanted += [wanted[0]] * (self._least_rows - num_wanted)
         rows = Rows(sequence, place, [0] * len(ids), wanted, tables)
-        logits = self._model.paged_logits(ids, rows, self._pool.caches, is_int8_cache=self._is_int8).float()
+        logits = self._model.paged_logits(ids, rows, self._pool.caches, is_int8_cache=self._is_int8)
         for part in parts:
             assert isinstance(part.held, PagedHeld)
             part.held.table.advance(part.token_ids)

@@ -18,6 +18,11 @@ from baichuan2.errors import BaichuanError, GenerationError
 __all__ = ["Round"]
 
 logger = logging.getLogger(__name__)
+ALONE = 32_768
+"""From so many numbers on torch computes with all threads (its GRAIN_SIZE).
+
+For the few here that takes longer than one thread does, and much longer where the other cores have work to do.
+"""
 
 
 class Round:
@@ -97,9 +102,11 @@ class Round:
                 self._logits[job] = rows
                 if part.num_wanted == 1 and job.chooser(rows.device).is_plain:
                     plain.append(job)
-        if plain:
-            rows = self._logits[plain[0]] if len(plain) == 1 else torch.cat([self._logits[job] for job in plain])
-            self._greedy = dict(zip(plain, choose_greedy_rows(rows), strict=True))
+        at_once = max(1, (ALONE - 1) // logits[0].shape[-1])
+        for start in range(0, len(plain), at_once):
+            jobs = plain[start : start + at_once]
+            rows = torch.cat([self._logits[job] for job in jobs]).float()
+            self._greedy.update(zip(jobs, choose_greedy_rows(rows), strict=True))
 
     @torch.inference_mode()
     def choose(self, job: Job) -> int:
@@ -125,7 +132,7 @@ class Round:
         guesses = self._guesses[job]
         assert job.held is not None
         for row in range(len(logits)):
-            choice = job.chooser(logits.device).choose(logits[row])
+            choice = job.chooser(logits.device).choose(logits[row].float())
             job.take(choice)
             if job.is_done or job.is_cancelled or row == len(guesses) or choice.token_id != guesses[row]:
                 break
