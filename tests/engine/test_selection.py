@@ -59,6 +59,21 @@ def test_ties_of_the_last_place_are_kept_and_stand_in_order(seed, size, count):
         assert values[row, kept:].isneginf().all()
 
 
+@pytest.mark.parametrize("size", [60, 2048, 125_696])
+def test_minus_infinity_ties_with_nothing(size):
+    logits = torch.full((2, size), -torch.inf)
+    logits[0, [50, 7, 31]] = torch.tensor([1.0, 3.0, 3.0])
+    logits[1, 3:19] = 2.0
+    values, places = largest_with_ties(logits, 5)
+    assert values.shape == (2, 16)
+    assert values[0, :3].tolist() == [3.0, 3.0, 1.0]
+    assert places[0, :3].tolist() == [7, 31, 50]
+    assert values[0, 3:].isneginf().all()
+    assert places[1].tolist() == list(range(3, 19))
+    values, _ = largest_with_ties(logits[:1], 5)
+    assert values.shape == (1, 5)
+
+
 @pytest.mark.parametrize("top_p", [0.0, 0.3, 0.85, 0.95, 0.9995])
 @pytest.mark.parametrize("size", [50, 2048, 125_696])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

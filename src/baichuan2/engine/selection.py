@@ -11,12 +11,14 @@ from torch import Tensor
 __all__ = ["argmax", "draw", "largest", "largest_with_ties"]
 
 BLOCK = 256  # numbers; 491 blocks make the vocabulary of the released models
+SMALL = 16_384  # the framework's own way takes 6 us for 4,096 numbers, this one 24
+SPARE = 8  # candidates beyond those wanted, so that ties of the last one show without a look at all numbers
 FEW = 4  # with more wanted than one in FEW blocks, the framework's own selection is as fast
 
 
 def argmax(numbers: Tensor) -> Tensor:
     """The place of the largest of each row of (B, V), (B,); of equal ones the first; a NaN counts as the largest."""
-    if numbers.shape[-1] % BLOCK:
+    if numbers.shape[-1] % BLOCK or numbers.shape[-1] < SMALL:
         return numbers.argmax(-1)
     blocks = numbers.view(numbers.shape[0], -1, BLOCK)  # (B, V / BLOCK, BLOCK)
     best = blocks.amax(-1).argmax(-1)  # (B,)
@@ -43,12 +45,21 @@ def largest_with_ties(numbers: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Rows with fewer than K are filled with minus infinity. What is minus infinity itself, as most of a vocabulary under
     a grammar is, ties with nothing.
     """
-    values, places = largest(numbers, count)
-    worst = values[:, -1:].clamp(min=torch.finfo(numbers.dtype).min)  # (B, 1)
-    num_kept = int((numbers >= worst).sum(-1).max())
-    if num_kept > count:
+    vocab_size = numbers.shape[-1]
+    values, places = largest(numbers, min(count + SPARE, vocab_size))
+    worst = values[:, count - 1 : count].clamp(min=torch.finfo(numbers.dtype).min)  # (B, 1)
+    if values.shape[-1] == vocab_size or bool((values[:, -1:] < worst).all()):
+        num_kept = int((values >= worst).sum(-1).max())
+    else:  # more tie than were looked at, or there are NaN
+        num_kept = int((numbers >= worst).sum(-1).max())
+    if num_kept > values.shape[-1]:
         values, places = largest(numbers, num_kept)
+    num_kept = max(num_kept, count)
+    values, places = values[:, :num_kept], places[:, :num_kept]
+    if num_kept > count:
         values = values.masked_fill(values < worst, -torch.inf)
+    if bool((values[:, :-1] > values[:, 1:]).all()):
+        return values, places
     places, order = places.sort(dim=-1)
     values, order = values.gather(-1, order).sort(dim=-1, descending=True, stable=True)
     return values, places.gather(-1, order)
