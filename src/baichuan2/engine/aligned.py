@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache
 
 from baichuan2.engine.batch import Held, Part
 from baichuan2.engine.cache import BLOCK, GrowingLayer, new_cache
-from baichuan2.engine.graphs import graph_model
+from baichuan2.engine.graphs import GraphModel, graph_model
 from baichuan2.engine.processor import processor_model
 from baichuan2.engine.quantized_cache import LAYERS
 from baichuan2.model.cost import cache_bytes_per_token, int8_cache_bits
@@ -60,11 +60,13 @@ class AlignedBatch:
 
     most_tokens = MOST_TOKENS
     takes_guesses = False  # rows have one token each
+    is_one_pass = False
 
     def __init__(self, model: Any, *, capacity: int, kv_cache: str = "same") -> None:
         """`capacity`: how many tokens may be held in all."""
         self.capacity = capacity
         self._model = model
+        self._single = graph_model(processor_model(model), [0])
         self._layer_class = LAYERS[kv_cache]
         self._held: list[AlignedHeld | None] = []  # of each row
         self._firsts: list[int] = []  # the first column that each row sees
@@ -151,7 +153,7 @@ class AlignedBatch:
         assert isinstance(held, AlignedHeld)
         assert held.cache is not None
         ids = torch.tensor([list(part.token_ids)], device=self._model.device)
-        output = graph_model(processor_model(self._model), [0])(
+        output = self._single(
             input_ids=ids,
             attention_mask=None,
             past_key_values=held.cache,
@@ -172,15 +174,17 @@ class AlignedBatch:
             assert row is not None
             ids[row] = part.token_ids[0]
         if self._decoder is None:
-            self._decoder = graph_model(processor_model(self._model), self._firsts)
-            self._mask = torch.ones(len(ids), self._columns, dtype=torch.long, device=self._model.device)
+            single = self._single
+            self._decoder = single.padded(self._firsts) if isinstance(single, GraphModel) else single
+            self._mask = torch.zeros(len(ids), 0, dtype=torch.long, device=self._model.device)
+        if self._mask.shape[1] <= self._columns:
+            self._mask = torch.ones(len(ids), self._columns + BLOCK, dtype=torch.long, device=self._model.device)
             for row, first in enumerate(self._firsts):
                 self._mask[row, :first] = 0
-        self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
         device = self._model.device
         arguments: dict[str, Any] = {
             "input_ids": torch.tensor(ids, device=device)[:, None],
-            "attention_mask": self._mask if any(self._firsts) else None,
+            "attention_mask": self._mask[:, : self._columns + 1] if any(self._firsts) else None,
             "past_key_values": self._cache,
             "use_cache": True,
             "logits_to_keep": 1,

@@ -40,6 +40,10 @@ class Batch(Protocol):
         """Whether a part of a reply may have several tokens, each of which gets the logits that it gets alone."""
 
     @property
+    def is_one_pass(self) -> bool:
+        """Whether all parts are computed in one pass of the model, so that many small ones cost no more than few."""
+
+    @property
     def capacity(self) -> int:
         """Tokens that fit; at least a whole context."""
 

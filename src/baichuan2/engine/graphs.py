@@ -142,6 +142,7 @@ class State:
     origin: tuple[object, ...]
     is_recorded: bool = True
     is_fused: bool = False
+    is_in_few_bits: bool = False
     failure: str | None = None
     steps: OrderedDict[tuple[int, ...], _Step] = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -162,7 +163,9 @@ def _state_of(model: "BaichuanForCausalLM") -> State:
     )
     state = _states.get(model)
     if state is None or state.origin != origin:
-        state = _states[model] = State(origin, is_fused=_wants_fused(model))
+        is_in_few_bits = any(map(is_stored_in_few_bits, {type(module) for module in modules}))
+        state = State(origin, is_fused=_wants_fused(model), is_in_few_bits=is_in_few_bits)
+        _states[model] = state
     return state
 
 
@@ -210,9 +213,13 @@ class GraphModel:
         self._padding = tuple(firsts)
         self._firsts = torch.tensor(firsts, device=model.device)  # (B,)
         self._is_padded = any(firsts)
-        self._is_in_few_bits = any(map(is_stored_in_few_bits, {type(layer) for layer in model.modules()}))
+        self._is_in_few_bits = state.is_in_few_bits
         self._head: Tensor | None = None
         self._is_head_known = False
+
+    def padded(self, firsts: Sequence[int]) -> "GraphModel":
+        """The same for other inputs, without looking at the model again."""
+        return GraphModel(self._model, firsts, self._state)
 
     @property
     def config(self) -> Any:

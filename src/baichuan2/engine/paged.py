@@ -47,6 +47,7 @@ class PagedBatch:
     """See `engine.batch.Batch`."""
 
     takes_guesses = True
+    is_one_pass = True
 
     def __init__(self, model: ProcessorModel, shape: PageShape, *, cache_bytes: int) -> None:
         """Raises SettingsError where `cache_bytes` hold not even one context."""

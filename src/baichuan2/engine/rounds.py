@@ -43,7 +43,7 @@ class Round:
                 self._add(job, wanted[job], [other for other in running if other.number > job.number])
 
     def _shares(self, running: Sequence[Job]) -> dict[Job, int]:
-        """How many tokens each job computes, none for those that must wait for the next step."""
+        """How many tokens each job computes; those that must wait for another step are left out."""
         replies = [job for job in running if job.num_pending == 1]
         prompts = [job for job in running if job.num_pending > 1]
         most = self._batch.most_tokens
@@ -52,6 +52,10 @@ class Round:
         room = most - len(shares)
         if replies:
             room = min(room, self._batch.tokens_beside(len(replies)))
+        if prompts and not self._batch.is_one_pass:  # each part costs a pass: a whole one, of who had the least so far
+            job = min(prompts, key=lambda job: (len(job.token_ids) - job.num_pending, job.number))
+            shares[job] = min(job.num_pending, room)
+            return shares
         for index, job in enumerate(sorted(prompts, key=lambda job: job.num_pending)):
             share = min(job.num_pending, -(-room // (len(prompts) - index)))
             if share > 0:
@@ -102,7 +106,8 @@ class Round:
                 self._logits[job] = rows
                 if part.num_wanted == 1 and job.chooser(rows.device).is_plain:
                     plain.append(job)
-        at_once = max(1, (ALONE - 1) // logits[0].shape[-1])
+        is_here = bool(logits) and logits[0].device.type == "cpu"
+        at_once = max(1, (ALONE - 1) // logits[0].shape[-1]) if is_here else len(plain) or 1
         for start in range(0, len(plain), at_once):
             jobs = plain[start : start + at_once]
             rows = torch.cat([self._logits[job] for job in jobs]).float()
