@@ -31,6 +31,16 @@ def test_each_reply_is_the_one_that_its_conversation_gets_alone(case):
     assert len({answer.usage.seconds_decode for answer in together}) == 1
 
 
+def test_with_a_seed_each_reply_is_the_one_that_its_conversation_gets_alone():
+    loaded, expected = golden("rope_h4")
+    conversations = [expected["messages"], [{"role": "user", "content": "a"}], expected["messages2"]]
+    sampling = SamplingSettings(max_new_tokens=12, temperature=1.5, top_k=0, top_p=1.0, seed=4, presence_penalty=0.5)
+    alone = [reply(loaded, messages, sampling).text for messages in conversations]
+    assert [answer.text for answer in chat_batch(loaded, conversations, sampling)] == alone
+    other = SamplingSettings(max_new_tokens=12, temperature=1.5, top_k=0, top_p=1.0, seed=5, presence_penalty=0.5)
+    assert [answer.text for answer in chat_batch(loaded, conversations, other)] != alone
+
+
 @pytest.mark.parametrize("end", [END, USER])
 def test_stop_tokens_are_not_shown(end):
     [answer] = chat_batch(talker("好的", ending=[end]), [[{"role": "user", "content": "你好"}]])

@@ -180,6 +180,22 @@ def test_beams_go_through_generate(official):
         model.chat(TOKENIZER, HELLO, stream=True, num_beams=3)
 
 
+def test_min_p_and_the_penalties_are_settings_of_chat(rope):
+    settings = {"max_new_tokens": 10, "do_sample": False}
+    plain = rope.chat(TOKENIZER, HELLO, **settings)
+    assert rope.chat(TOKENIZER, HELLO, **settings, presence_penalty=-2.0, frequency_penalty=-2.0) != plain
+    assert rope.chat(TOKENIZER, HELLO, max_new_tokens=10, do_sample=True, min_p=1.0, repetition_penalty=1.0) == (
+        rope.chat(TOKENIZER, HELLO, **settings, repetition_penalty=1.0)
+    )
+    drawn = {"max_new_tokens": 6, "do_sample": True, "top_k": 0, "top_p": 1.0, "num_beams": 2}
+    texts = {rope.chat(TOKENIZER, HELLO, **drawn, min_p=1.0, seed=seed) for seed in range(3)}
+    assert len(texts) == 1  # beams among the best candidate alone
+    with pytest.raises(SettingsError, match="presence_penalty and frequency_penalty work without num_beams only"):
+        rope.chat(TOKENIZER, HELLO, num_beams=2, presence_penalty=0.5, **settings)
+    with pytest.raises(SettingsError, match="--presence-penalty must lie in"):
+        rope.chat(TOKENIZER, HELLO, presence_penalty=3.0)
+
+
 def test_an_int8_cache_is_kept_to_in_both_ways_and_needs_a_name_that_there_is(rope, monkeypatch):
     kinds = []
     update = Int8Layer.update

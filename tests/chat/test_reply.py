@@ -1,10 +1,21 @@
 """One reply: its text, why it ended, what it cost, and what can go wrong."""
 
+import gc
+import threading
+
 import pytest
 
 from baichuan2.chat.messages import Message
 from baichuan2.chat.reply import ReplyChunk, collect, reply, stream_completion, stream_reply
-from baichuan2.errors import ContextLengthError, GenerationError, MessageError, SettingsError, TokenizerError
+from baichuan2.engine.scheduler import Scheduler
+from baichuan2.errors import (
+    ContextLengthError,
+    GenerationError,
+    MessageError,
+    OverloadedError,
+    SettingsError,
+    TokenizerError,
+)
 from baichuan2.settings import SamplingSettings
 from tests.chat.talkers import ASSISTANT, END, TOKENIZER, USER, golden, talker
 
@@ -168,3 +179,99 @@ def test_a_text_of_another_kind(text):
         TOKENIZER.encode_text(text)
     with pytest.raises(TokenizerError, match="text must be a string, got"):
         stream_completion(talker(SENTENCE), text)
+
+
+def test_a_stop_string_ends_the_text_and_the_work():
+    loaded = talker(SENTENCE)
+    answer = reply(loaded, HELLO, stop=["题😀"])
+    assert (answer.text, answer.finish_reason) == ("好的, 没问", "stop")
+    before = len(TOKENIZER.encode_text("好的, 没问题😀"))
+    assert answer.usage.completion_tokens == loaded.model.num_calls == before
+    chunks = list(stream_reply(talker(SENTENCE), HELLO, stop=["没有", "的,没"]))
+    assert "".join(chunk.text for chunk in chunks) == SENTENCE
+    assert collect(stream_completion(talker(SENTENCE), "x", stop="问")).text == "好的, 没"
+
+
+@pytest.mark.parametrize("stop", [[""], 5, [None]])
+def test_a_stop_string_of_another_kind_is_told_at_the_call(stop):
+    loaded = talker(SENTENCE)
+    with pytest.raises(SettingsError, match="stop"):
+        stream_reply(loaded, HELLO, stop=stop)
+    assert loaded.model.num_calls == 0
+
+
+@pytest.fixture
+def shared():
+    """A model that is slow until the event is set, and its scheduler, which takes one request at a time."""
+    loaded, expected = golden("rope_h4")
+    gate = threading.Event()
+    loaded.model.register_forward_pre_hook(lambda *_: gate.wait(10) and None)
+    scheduler = Scheduler(loaded.model, max_running=1)
+    yield loaded, expected["messages"], scheduler, gate
+    gate.set()
+    scheduler.close()
+
+
+@pytest.mark.parametrize("settings", [{"do_sample": False}, {"seed": 3, "temperature": 1.5, "top_k": 0, "top_p": 1.0}])
+def test_replies_by_a_scheduler_are_those_of_the_model_alone(shared, settings):
+    loaded, messages, scheduler, gate = shared
+    gate.set()
+    sampling = SamplingSettings(max_new_tokens=12, **settings)
+    alone = reply(loaded, messages, sampling)
+    streams = [stream_reply(loaded, messages, sampling, scheduler=scheduler) for _ in range(3)]
+    for stream in streams:
+        answer = collect(stream)
+        assert (answer.text, answer.finish_reason) == (alone.text, alone.finish_reason)
+        assert answer.usage.completion_tokens == alone.usage.completion_tokens
+        assert 0 <= answer.usage.reused_tokens < answer.usage.prompt_tokens == alone.usage.prompt_tokens
+    assert (
+        collect(stream_completion(loaded, "abc", sampling, scheduler=scheduler)).text
+        == collect(stream_completion(loaded, "abc", sampling)).text
+    )
+
+
+def test_a_reply_that_waits_for_its_turn_can_be_cancelled(shared):
+    loaded, messages, scheduler, gate = shared
+    first = stream_reply(loaded, messages, scheduler=scheduler)
+    is_cancelled = threading.Event()
+    second = stream_reply(loaded, messages, cancelled=is_cancelled.is_set, scheduler=scheduler)
+    threading.Timer(0.2, is_cancelled.set).start()
+    [only] = second
+    assert (only.text, only.finish_reason, only.usage.completion_tokens) == ("", "cancelled", 0)
+    assert not gate.is_set()
+    gate.set()
+    assert collect(first).finish_reason in ("stop", "length")
+
+
+def test_cancelling_a_scheduled_reply_marks_its_last_token(shared):
+    loaded, messages, scheduler, gate = shared
+    gate.set()
+    asked = []
+    chunks = stream_reply(loaded, messages, cancelled=lambda: asked.append(1) or len(asked) > 6, scheduler=scheduler)
+    last = list(chunks)[-1]
+    assert last.finish_reason == "cancelled"
+    assert 0 < last.usage.completion_tokens <= 6
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_scheduled_reply_that_nobody_reads_frees_its_place(shared, is_closed):
+    loaded, messages, scheduler, gate = shared
+    unread = stream_reply(loaded, messages, SamplingSettings(max_new_tokens=100), scheduler=scheduler)
+    if is_closed:
+        gate.set()
+        next(unread)
+        unread.close()
+    del unread
+    gc.collect()
+    gate.set()
+    short = SamplingSettings(max_new_tokens=2)
+    assert collect(stream_reply(loaded, messages, short, scheduler=scheduler)).usage.completion_tokens <= 2
+    assert scheduler.load().total_new_tokens < 60
+
+
+def test_a_scheduler_that_is_closed_takes_no_reply(shared):
+    loaded, messages, scheduler, gate = shared
+    gate.set()
+    scheduler.close()
+    with pytest.raises(OverloadedError):
+        stream_reply(loaded, messages, scheduler=scheduler)

@@ -104,6 +104,8 @@ def chat(
     beyond = _beyond_the_engine(config)
     if beyond and stream:
         raise SettingsError(f"{', '.join(beyond)}: works without stream=True only, as it needs the whole reply")
+    if beyond and (sampling.presence_penalty or sampling.frequency_penalty):
+        raise SettingsError(f"presence_penalty and frequency_penalty work without {', '.join(beyond)} only")
     if beyond:
         sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, context - len(prompt_ids)))
         return _decode(tokenizer, _generate_with_framework(model, prompt_ids, config, sampling))
@@ -160,6 +162,7 @@ def _generate_with_framework(
     unused = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
     for name, value in unused.items():
         setattr(config, name, value if sampling.is_greedy else getattr(sampling, name))
+    config.min_p = None if sampling.is_greedy else sampling.min_p or None
     ids = torch.tensor([prompt_ids], device=model.device)
     cache = {} if sampling.kv_cache == "same" else {CACHE_KEYWORD: new_cache(LAYERS[sampling.kv_cache])}
     try:

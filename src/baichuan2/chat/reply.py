@@ -4,8 +4,10 @@ Prompt ids come from `chat.template`, new ids from the engine, text from the det
 here, once, for everybody. This module never sees a logit, nor how the text reaches a reader.
 """
 
+import queue
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -15,12 +17,16 @@ from baichuan2.chat.writer import ReplyWriter
 from baichuan2.engine.generate import TokenStep, generate_tokens
 from baichuan2.engine.sampling import Sampling, resolve
 from baichuan2.engine.stopping import FinishReason, stop_ids_from
+from baichuan2.errors import BaichuanError
 from baichuan2.settings import SamplingSettings
 
 if TYPE_CHECKING:
     from baichuan2.checkpoints.load import ReadyModel
+    from baichuan2.engine.scheduler import Scheduler, Ticket
 
 __all__ = ["Reply", "ReplyChunk", "Usage", "collect", "prompt_of", "reply", "stream_completion", "stream_reply"]
+
+SECONDS_UNASKED = 0.1  # how long a reply that waits for its turn may go on after it was cancelled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +83,20 @@ def stream_reply(
     *,
     cancelled: Callable[[], bool] | None = None,
     stop: Sequence[str] = (),
+    scheduler: "Scheduler | None" = None,
 ) -> Iterator[ReplyChunk]:
     """The reply to a conversation, in chunks while it is written; their texts joined are the whole text.
 
     Closing the iterator stops the work, and so does `cancelled` turning true; it is asked once a token. The text ends
-    before the first of the strings in `stop`, which are found across the borders of tokens.
+    before the first of the strings in `stop`, which are found across the borders of tokens. With a `scheduler` of the
+    same model the reply is computed there, together with others; the time that it waits for its turn counts as prefill.
 
     Raises at the call: MessageError (malformed messages), ContextLengthError (the last round and the system text do
-    not fit), SettingsError (a sampling value, a stop string). Raises on the way: GenerationError (the model failed).
+    not fit), SettingsError (a sampling value, a stop string), OverloadedError (the scheduler takes no more). Raises on
+    the way: GenerationError (the model failed).
     """
     chosen = resolve(sampling, loaded.generation_config)
-    return _stream(loaded, prompt_of(loaded, messages, chosen), chosen, cancelled, stop)
+    return _stream(loaded, prompt_of(loaded, messages, chosen), chosen, cancelled, stop, scheduler)
 
 
 def stream_completion(
@@ -97,11 +106,12 @@ def stream_completion(
     *,
     cancelled: Callable[[], bool] | None = None,
     stop: Sequence[str] = (),
+    scheduler: "Scheduler | None" = None,
 ) -> Iterator[ReplyChunk]:
     """What follows a text, in chunks: how a Base model, which knows no roles, is used; see `stream_reply`."""
     chosen = resolve(sampling, loaded.generation_config)
     prompt = RenderedPrompt(ids=loaded.tokenizer.encode_text(text), num_dropped_messages=0)
-    return _stream(loaded, prompt, chosen, cancelled, stop)
+    return _stream(loaded, prompt, chosen, cancelled, stop, scheduler)
 
 
 def collect(chunks: Iterable[ReplyChunk]) -> Reply:
@@ -133,14 +143,61 @@ def _stream(
     sampling: Sampling,
     cancelled: Callable[[], bool] | None,
     stop: Sequence[str],
+    scheduler: "Scheduler | None",
 ) -> Iterator[ReplyChunk]:
     writer = ReplyWriter(loaded.tokenizer.piece_bytes, stop)
     stop_ids = stop_ids_from(loaded.generation_config)
+    if scheduler is not None:
+        return _scheduled(scheduler, prompt, sampling, stop_ids, cancelled, writer)
     steps = generate_tokens(loaded.model, prompt.ids, sampling, stop_ids=stop_ids, cancelled=cancelled)
-    return _chunks(steps, writer, prompt)
+    return _chunks(steps, writer, prompt, lambda: 0)
 
 
-def _chunks(steps: Iterator[TokenStep], writer: ReplyWriter, prompt: RenderedPrompt) -> Iterator[ReplyChunk]:
+def _scheduled(
+    scheduler: "Scheduler",
+    prompt: RenderedPrompt,
+    sampling: Sampling,
+    stop_ids: frozenset[int],
+    cancelled: Callable[[], bool] | None,
+    writer: ReplyWriter,
+) -> Iterator[ReplyChunk]:
+    from baichuan2.engine.scheduler import Request  # not for everybody who only talks to a model of his own
+
+    delivered: queue.SimpleQueue[TokenStep | BaichuanError] = queue.SimpleQueue()
+    request = Request(prompt_ids=prompt.ids, sampling=sampling, stop_ids=stop_ids)
+    ticket = scheduler.submit(request, delivered.put)
+    steps = _delivered_steps(ticket, delivered, cancelled)
+    # an iterator that is dropped before its first step never reaches its own end
+    weakref.finalize(steps, ticket.cancel).atexit = False
+    return _chunks(steps, writer, prompt, lambda: ticket.num_reused)
+
+
+def _delivered_steps(
+    ticket: "Ticket",
+    delivered: "queue.SimpleQueue[TokenStep | BaichuanError]",
+    cancelled: Callable[[], bool] | None,
+) -> Iterator[TokenStep]:
+    """What the scheduler delivers, until nobody wants more; `cancelled` is asked while nothing comes as well."""
+    try:
+        while cancelled is None or not cancelled():
+            try:
+                step = delivered.get(timeout=None if cancelled is None else SECONDS_UNASKED)
+            except queue.Empty:
+                continue
+            if isinstance(step, BaichuanError):
+                raise step
+            if step.finish_reason is None and cancelled is not None and cancelled():
+                step = replace(step, finish_reason="cancelled")
+            yield step
+            if step.finish_reason is not None:
+                return
+    finally:
+        ticket.cancel()
+
+
+def _chunks(
+    steps: Iterator[TokenStep], writer: ReplyWriter, prompt: RenderedPrompt, num_reused: Callable[[], int]
+) -> Iterator[ReplyChunk]:
     num_new = 0
     seconds = [0.0, 0.0]  # prefill, decode
     last = None
@@ -155,12 +212,13 @@ def _chunks(steps: Iterator[TokenStep], writer: ReplyWriter, prompt: RenderedPro
         if piece.text:
             yield ReplyChunk(piece.text)
         started = perf_counter()
-    last = last or writer.finish("cancelled")  # no step came at all
+    last = last or writer.finish("cancelled")
     usage = Usage(
         prompt_tokens=len(prompt.ids),
         completion_tokens=num_new,
         seconds_prefill=seconds[0],
         seconds_decode=seconds[1],
         dropped_messages=prompt.num_dropped_messages,
+        reused_tokens=num_reused(),
     )
     yield ReplyChunk(last.text, last.finish_reason, usage)
