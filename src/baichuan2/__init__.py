@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from baichuan2.settings import QuantizeSettings as QuantizeSettings
     from baichuan2.settings import RunSettings as RunSettings
     from baichuan2.settings import SamplingSettings as SamplingSettings
+    from baichuan2.settings import ServeSettings as ServeSettings
     from baichuan2.settings import WebSettings as WebSettings
 
 __version__ = "0.1.0"
@@ -83,6 +84,7 @@ _MODULES = {
         "QuantizeSettings",
         "RunSettings",
         "SamplingSettings",
+        "ServeSettings",
         "WebSettings",
     ),
 }
@@ -108,6 +110,7 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "PlanSettings",
     "QuantizeSettings",
     "RunSettings",
+    "ServeSettings",
     "WebSettings",
     "BaichuanConfig",
     "BaichuanModel",

@@ -16,12 +16,13 @@ HELP_CALLS = [
     ["generate", "--help"],
     ["plan", "--help"],
     ["info", "--help"],
+    ["serve", "--help"],
 ]
 PROBE = """
 import sys
 from baichuan2.cli.main import main
 code = main(sys.argv[1:])
-heavy = {"torch", "transformers", "numpy", "tokenizers", "prompt_toolkit", "rich"} & set(sys.modules)
+heavy = {"torch", "transformers", "numpy", "tokenizers", "prompt_toolkit", "rich", "fastapi", "uvicorn", "pydantic"} & set(sys.modules)
 assert not heavy, heavy
 sys.exit(code)
 """

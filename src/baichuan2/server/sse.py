@@ -5,9 +5,10 @@ from typing import Any
 
 __all__ = ["DONE", "event"]
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # one for all events, not a new one for each
 DONE = b"data: [DONE]\n\n"
 
 
 def event(value: dict[str, Any]) -> bytes:
     """The event that carries `value`; JSON holds no line break, so it stays one line."""
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _encode(value).encode() + b"\n\n"
