@@ -7,12 +7,14 @@ that are free are computed too, for nothing, so that few shapes occur: a graph i
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.cache_utils import Cache
 
 from baichuan2.engine.batch import Held, Part
@@ -153,13 +155,14 @@ class AlignedBatch:
         assert isinstance(held, AlignedHeld)
         assert held.cache is not None
         ids = torch.tensor([list(part.token_ids)], device=self._model.device)
-        output = self._single(
-            input_ids=ids,
-            attention_mask=None,
-            past_key_values=held.cache,
-            use_cache=True,
-            logits_to_keep=max(1, part.num_wanted),
-        )
+        with _attention_for_any_length(ids.device):
+            output = self._single(
+                input_ids=ids,
+                attention_mask=None,
+                past_key_values=held.cache,
+                use_cache=True,
+                logits_to_keep=max(1, part.num_wanted),
+            )
         held.num_tokens += ids.shape[1]
         logits: Tensor = output.logits[0]
         return logits[len(logits) - part.num_wanted :]
@@ -294,6 +297,15 @@ class AlignedBatch:
             return tuple(_part(layer.buffers, slice(None), slice(0, held.num_tokens)) for layer in layers)
         row, columns = slice(held.row, held.row + 1), slice(self._columns - held.num_tokens, self._columns)
         return tuple(_part(layer.buffers, row, columns) for layer in self._cache.layers)
+
+
+def _attention_for_any_length(device: torch.device) -> AbstractContextManager[object]:
+    """Without cuDNN's attention, which plans anew for every length of a prompt: 50 ms of the 70 that one of 300 tokens
+    takes on an H200.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def _num_common(first: Sequence[int], second: Sequence[int]) -> int:
