@@ -386,7 +386,8 @@ class ServeSettings:
     )
     cache_memory: str | None = setting(
         None,
-        "memory for keys and values of all requests, such as 4GB; not given: a part of what is free",
+        "memory for keys and values of all requests, such as 4GB; not given: a context for each of --max-running, or "
+        "half of what is free",
         metavar="SIZE",
     )
     max_choices: int = setting(

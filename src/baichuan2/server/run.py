@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from baichuan2.checkpoints.cache_memory import cache_memory
 from baichuan2.engine.scheduler import Scheduler
 from baichuan2.errors import SettingsError
 from baichuan2.server.app import create_app
@@ -84,11 +85,15 @@ def serve(
     Raises SettingsError when another process listens on the address by now, or the memory given holds no context.
     """
     set_up_logging()
+    if settings.cache_memory is None:
+        cache_bytes = cache_memory(loaded.model, num_sequences=settings.max_running, kv_cache=sampling.kv_cache)
+    else:
+        cache_bytes = parse_bytes(settings.cache_memory)
     scheduler = Scheduler(
         loaded.model,
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
-        cache_bytes=None if settings.cache_memory is None else parse_bytes(settings.cache_memory),
+        cache_bytes=cache_bytes,
         kv_cache=sampling.kv_cache,
     )
     service = Service(loaded, settings, sampling, scheduler=scheduler)
