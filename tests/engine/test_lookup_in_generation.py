@@ -118,6 +118,46 @@ def test_choices_are_the_same_under_every_rule(penalty, noise, rules):
         assert guessed == plain  # ids, reasons and log-probabilities, to the last bit
 
 
+class OddsAndEvens:
+    """A grammar that allows nothing but one kind of ids after every fifth token."""
+
+    def __init__(self):
+        self.accepted = []
+
+    def apply(self, logits):
+        if len(self.accepted) % 5 == 4:
+            logits[sum(self.accepted) % 2 :: 2] = -torch.inf
+
+    def accept(self, token_id):
+        self.accepted.append(token_id)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"presence_penalty": 1.5, "num_top_logprobs": 3},
+        {"frequency_penalty": 1.0, "repetition_penalty": 1.2},
+        {"frequency_penalty": -0.5, "logit_bias": {12: 6.0, 15: -100.0}, "do_sample": True},
+        {"do_sample": True, "min_p": 0.05, "presence_penalty": 0.5, "temperature": 0.7},
+    ],
+)
+@pytest.mark.parametrize("is_constrained", [False, True])
+def test_choices_are_the_same_with_penalties_bias_and_a_grammar(rules, is_constrained):
+    passes = {0: 0, 15: 0}
+    for seed in range(4):
+        steps = []
+        for most in passes:
+            model = copying(0.5)()
+            sampling = Sampling(max_new_tokens=60, seed=seed, draft_tokens=most, **rules)
+            constraint = OddsAndEvens() if is_constrained else None
+            said = list(generate_tokens(model, PROMPT, sampling, stop_ids=NEVER, constraint=constraint))
+            assert constraint is None or constraint.accepted == [step.token_id for step in said]
+            steps.append(said)
+            passes[most] += len(model.calls)
+        assert steps[0] == steps[1]  # ids, reasons and log-probabilities, to the last bit
+    assert passes[15] < passes[0]  # guesses were made, and some were right
+
+
 def test_without_a_seed_the_global_generator_goes_on_as_without_guesses():
     ends = []
     for most in (0, 15):
