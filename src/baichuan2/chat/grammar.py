@@ -9,10 +9,13 @@ limited by the library's own counters, and every refusal is one of our errors.
 """
 
 import json
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from math import lcm
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import torch
@@ -29,8 +32,17 @@ __all__ = ["GrammarConstraint", "Grammars", "schema_source"]
 # Blanks between the parts of JSON: none, one, or a line break with an indent. Without a limit a model that finds
 # nothing to say writes blanks until its length is out.
 BLANKS: Final = r" |\n {0,24}"
-MOST_SOURCE_BYTES: Final = 256 * 1024
-MOST_COMPILED: Final = 64  # kept for the next request with the same source
+MOST_SOURCE_BYTES: Final = 128 * 1024
+LONGEST_FORCED: Final = 256  # characters that are tokenized ahead; only the first token is needed
+LONGEST_REASON: Final = 300  # characters
+MOST_COMPILED: Final = 32  # kept for the next request with the same source
+LARGEST_MULTIPLE: Final = 10_000  # of the smallest step of a number; divisibility takes so many states
+# The library's counters. With them no source of that size took two seconds to compile, and no mask 30 ms.
+LIMITS: Final[Mapping[str, int]] = {
+    "max_grammar_size": 50_000,  # symbols; time grows with the square of an object's optional properties
+    "max_items_in_row": 5_000,
+    "max_lexer_states": 25_000,  # 1 to 2 kB each, kept with the compiled form
+}
 
 
 def schema_source(schema: object, *, lenient: bool = False, name: str = "schema") -> str:
@@ -46,11 +58,36 @@ def schema_source(schema: object, *, lenient: bool = False, name: str = "schema"
     schema = {} if schema is True else schema
     if not isinstance(schema, Mapping):
         raise SettingsError(f"{name} must be a JSON schema, an object, got {type(schema).__name__}")
-    options = {"whitespace_pattern": BLANKS, "lenient": lenient}
+    options = {"whitespace_pattern": BLANKS, "lenient": lenient, "coerce_one_of": lenient}
     try:
-        return json.dumps({**schema, "x-guidance": options}, ensure_ascii=False, allow_nan=False)
+        source = json.dumps({**schema, "x-guidance": options}, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise SettingsError(f"{name} must be JSON: {error}") from None
+    _check_multiples(schema, name)
+    return source
+
+
+def _check_multiples(schema: object, name: str) -> None:
+    """Refuses `multipleOf` whose states the library would count one by one, without a limit of its own."""
+    steps: list[Fraction] = []
+    left = [schema]
+    while left:
+        value = left.pop()
+        if isinstance(value, Mapping):
+            step = value.get("multipleOf")
+            if isinstance(step, int | float) and step > 0:
+                steps.append(Fraction(str(step)))
+            left += value.values()
+        elif isinstance(value, list | tuple):
+            left += value
+    if not steps:
+        return
+    # parts of one schema may meet in one number, which then is a multiple of all of them
+    scale = lcm(*(step.denominator for step in steps))
+    if lcm(*(int(step * scale) for step in steps)) > LARGEST_MULTIPLE or scale > 10**15:
+        raise SettingsError(
+            f"{name} cannot be used: multipleOf {', '.join(map(str, map(float, steps[:4])))} is too large"
+        )
 
 
 class Grammars:
@@ -68,8 +105,8 @@ class Grammars:
         self._vocabulary = self._library.LLTokenizer(
             _Pieces(tokenizer, stop_ids := sorted(set(stop_ids))), n_vocab=len(tokenizer), eos_token=stop_ids
         )
-        self._limits = self._library.LLParserLimits(verbose_errors=False)
-        self._compiled: OrderedDict[str, Any] = OrderedDict()
+        self._limits = self._library.LLParserLimits(verbose_errors=False, **LIMITS)
+        self._compiled: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._lock = threading.Lock()
 
     def json_object(self) -> "GrammarConstraint":
@@ -91,42 +128,75 @@ class Grammars:
         """
         if not isinstance(pattern, str):
             raise SettingsError(f"{name} must be a string, got {type(pattern).__name__}")
-        return self._compile(self._library.LLMatcher.grammar_from_regex(pattern), name)
+        return self._constraint("regex", pattern, name)
 
     def choice(self, texts: object, *, name: str = "choice") -> "GrammarConstraint":
         """One of several texts, exactly. Raises SettingsError."""
         if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
             raise SettingsError(f"{name} must be a list of strings, got {type(texts).__name__}")
+        if not texts:
+            raise SettingsError(f"{name} must hold at least one string")
         alternatives = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
-        return self.lark(f"start: {alternatives}", name=name)
+        return self.lark(f"start: CHOICE\nCHOICE: {alternatives}", name=name)
 
     def lark(self, source: str, *, name: str = "grammar") -> "GrammarConstraint":
-        """A grammar in the library's own language; for sources that are made by us."""
-        return self._compile(self._library.LLMatcher.grammar_from_lark(source), name)
+        """A grammar in the library's own language; for sources that are made by us. Raises SettingsError."""
+        return self._constraint("lark", source, name)
 
-    def _compile(self, grammar: str, name: str) -> "GrammarConstraint":
+    def _constraint(self, kind: Literal["lark", "regex"], source: str, name: str) -> "GrammarConstraint":
+        if len(source) > MOST_SOURCE_BYTES or len(source.encode(errors="replace")) > MOST_SOURCE_BYTES:
+            raise SettingsError(
+                f"{name} is too large: at most {MOST_SOURCE_BYTES // 1024} kB, got {len(source)} characters"
+            )
+        key = (kind, source)
         with self._lock:
-            matcher = self._compiled.get(grammar)
+            matcher = self._compiled.get(key)
+            if matcher is not None:
+                self._compiled.move_to_end(key)
         if matcher is None:
-            matcher = self._library.LLMatcher(self._vocabulary, grammar, log_level=0, limits=self._limits)
-            if matcher.is_error():
-                raise SettingsError(f"{name} cannot be used: {_reason(matcher)}")
+            matcher = self._compile(kind, source, name)
             with self._lock:
-                self._compiled[grammar] = matcher
+                self._compiled[key] = matcher
                 while len(self._compiled) > MOST_COMPILED:
                     self._compiled.popitem(last=False)
-        return GrammarConstraint(matcher.deep_copy())
+        return GrammarConstraint(matcher.deep_copy(), lambda: self._forget(key))
+
+    def _compile(self, kind: str, source: str, name: str) -> Any:
+        """The library's matcher at the beginning of a reply.
+
+        It is tried on one token: whether any text fits, and whether the limits hold, shows when masks are made.
+        """
+        try:
+            make = getattr(self._library.LLMatcher, f"grammar_from_{kind}")
+            matcher = self._library.LLMatcher(self._vocabulary, make(source), log_level=0, limits=self._limits)
+            trial = matcher.deep_copy()
+            if not trial.is_error():
+                mask = np.frombuffer(trial.compute_bitmask(), dtype=np.uint8)
+                first = np.flatnonzero(np.unpackbits(mask, bitorder="little"))[-1:]
+                if not trial.is_error() and trial.consume_token(int(first[0])):
+                    trial.compute_bitmask()
+        except Exception as error:  # half a character in a source, for instance
+            raise SettingsError(f"{name} cannot be used: {str(error)[:LONGEST_REASON]}") from error
+        if trial.is_error():
+            raise SettingsError(f"{name} cannot be used: {_reason(trial)}")
+        return matcher
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        """Compiles that form anew next time; what copies learnt while they were followed is in it."""
+        with self._lock:
+            self._compiled.pop(key, None)
 
 
 class GrammarConstraint:
     """One form while it follows one reply; fits `engine.constraint.Constraint`. For one thread at a time."""
 
-    def __init__(self, matcher: Any) -> None:
-        self._matcher = matcher
+    def __init__(self, matcher: Any, forget: Callable[[], None]) -> None:
+        """`matcher`: the library's; `forget` is called when it fails."""
+        self._matcher, self._forget = matcher, forget
 
     def fork(self) -> "GrammarConstraint":
         """The same form at the same place, for another reply."""
-        return GrammarConstraint(self._matcher.deep_copy())
+        return GrammarConstraint(self._matcher.deep_copy(), self._forget)
 
     def apply(self, logits: Tensor) -> None:
         """Minus infinity, in place, for every token of (V,) float32 that may not come next.
@@ -135,10 +205,12 @@ class GrammarConstraint:
         """
         allowed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         if self._matcher.is_error():
+            self._forget()
             raise GenerationError(f"the form of the reply cannot be followed: {_reason(self._matcher)}")
-        mask = torch.from_numpy(np.take(_PENALTIES, allowed, axis=0, mode="clip").reshape(-1))
-        size = min(len(mask), len(logits))
-        logits[:size] += mask[:size].to(logits.device)
+        # One row of eight numbers for each byte, added: a fifth of the time of filling by a mask.
+        added = torch.from_numpy(np.take(_ADDED, allowed, axis=0, mode="clip").reshape(-1))
+        size = min(len(added), len(logits))
+        logits[:size] += added[:size].to(logits.device)
         logits[size:] = -torch.inf
 
     def accept(self, token_id: int) -> None:
@@ -148,7 +220,7 @@ class GrammarConstraint:
 
 
 # For each byte of the library's mask, one bit for each token: what is added to these tokens' logits.
-_PENALTIES: Final = np.where(
+_ADDED: Final = np.where(
     np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") > 0, 0, -np.inf
 ).astype(np.float32)  # (256, 8)
 
@@ -164,15 +236,25 @@ class _Pieces:
         self._tokenizer = tokenizer
         self.eos_token_id, self.bos_token_id = stop_ids[0], None
         self.tokens = [tokenizer.piece_bytes(token_id) for token_id in range(len(tokenizer))]
+        self._byte_ids = tokenizer.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in range(256)])
         self.special_token_ids = sorted(
             {*stop_ids, *tokenizer.guarded_ids, *(token_id for token_id, piece in enumerate(self.tokens) if not piece)}
         )
 
     def __call__(self, text: str | bytes) -> list[int]:
-        """Ids as the model is used to see this text."""
-        return self._tokenizer.encode_text(text if isinstance(text, str) else text.decode())
+        """Ids of a text that the form leaves no choice about, so that they are those the model is used to."""
+        text = (text if isinstance(text, str) else text.decode())[:LONGEST_FORCED]
+        ids = self._tokenizer.encode_text(text)
+        if b"".join(map(self.tokens.__getitem__, ids)) != text.encode():  # a tokenizer that adds a space in front
+            ids = [self._byte_ids[byte] for byte in text.encode()]
+        return ids
 
 
 def _reason(matcher: Any) -> str:
-    """The first line of the library's complaint."""
-    return str(matcher.get_error()).strip().split("\n")[0]
+    """What the library complains of, in one short line."""
+    text = str(matcher.get_error()).strip()
+    if text.startswith("NoExtensionBias"):
+        return "no text fits it"
+    cause = re.search(r"^error: (.*)$", text, flags=re.MULTILINE)  # the last line of a regular expression's message
+    line = cause[1] if cause else re.sub(r"^at \d+\(\d+\): ", "", text).split("\n")[0]
+    return line[:LONGEST_REASON]
