@@ -164,6 +164,19 @@ def test_what_was_unused_the_longest_goes_first_and_ends_before_beginnings() -> 
     assert pool.statistics().total_evicted_pages == 1
 
 
+def test_what_is_copied_from_counts_as_used() -> None:
+    pool = pool_of(5)
+    for seed in (1, 2):
+        opened(pool, text(seed, 200)).free()
+    table, num_reused = pool.match([*text(1, 100), 1])
+    assert num_reused == 100
+    opened(pool, text(3, 600))  # two pages are free, for the third somebody must go
+    assert pool.statistics().total_evicted_pages == 1
+    assert pool.match([*text(1, 200), 1])[1] == 200
+    assert pool.match([*text(2, 200), 1])[1] == 0
+    assert is_held(pool, table, text(1, 100))
+
+
 def test_equal_tokens_computed_twice_are_held_once() -> None:
     pool, ids = pool_of(8), text(0, 600)
     tables = [pool.match(ids)[0] for _ in range(2)]  # both before either has written
@@ -382,10 +395,10 @@ def common(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 @pytest.mark.parametrize(("num_pages", "shape"), [(4, SHAPE), (9, SHAPE), (9, INT8), (200, SHAPE)])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_random_life_holds_what_was_written(seed: int, num_pages: int, shape: PageShape) -> None:
     life = Life(seed, num_pages, shape)
-    for _ in range(120):
+    for _ in range(100):
         action = life.random.choice([life.join, life.go_on, life.go_on, life.leave])
         if not life.open:
             action = life.join
