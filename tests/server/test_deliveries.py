@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import deque
 
 import pytest
 
@@ -61,6 +62,35 @@ def test_many_deliveries_wake_the_loop_once():
         await asyncio.sleep(0)  # the loop gets to run
         boxes[0].put(1)
         assert calls == 2
+
+    asyncio.run(run())
+
+
+class DequeWithLatecomer(deque):
+    """Something is delivered just after it was found empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deliver_late = None
+
+    def __len__(self) -> int:
+        size = super().__len__()
+        if size == 0 and self.deliver_late is not None:
+            deliver, self.deliver_late = self.deliver_late, None
+            deliver()
+        return size
+
+
+def test_what_comes_while_the_loop_stops_looking_wakes_it_again():
+    async def run() -> None:
+        room = Mailroom(asyncio.get_running_loop())
+        room._with_news = DequeWithLatecomer()
+        first, second = room.new_box(), room.new_box()
+        waiting = asyncio.create_task(second.take())
+        await asyncio.sleep(0)
+        first.put(1)
+        room._with_news.deliver_late = lambda: second.put(2)
+        assert await asyncio.wait_for(waiting, 5) == [2]
 
     asyncio.run(run())
 

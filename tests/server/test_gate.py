@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -173,7 +174,24 @@ def test_a_dead_engine_is_told(demo):
         assert client.get("/health").json() == {"status": "ok"}
         client.service.scheduler.close()
         assert client.get("/health").json()["error"]["code"] == "engine_dead"
-        assert client.post(CHAT, json=BODY).status_code == 503
+        assert client.post(CHAT, json=BODY).json()["error"]["code"] == "engine_dead"
+
+
+def test_replies_in_work_end_when_the_engine_dies(demo, monkeypatch):
+    with asking(demo) as client:
+        service = client.service
+        load = service.scheduler.load
+
+        def look_when_dead() -> None:
+            monkeypatch.setattr(service.scheduler, "load", lambda: replace(load(), is_alive=False))
+            client.portal.call(service.look_after_engine)
+
+        looking = threading.Timer(0.3, look_when_dead)
+        looking.start()
+        answer = client.post(CHAT, json=LONG | {"n": 8})
+        looking.join()
+        monkeypatch.undo()
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_dead")
 
 
 def test_time_and_length_are_limited(demo):

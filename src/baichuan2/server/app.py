@@ -25,7 +25,7 @@ from baichuan2.server.faults import fault_in
 from baichuan2.server.gate import CLIENT_KEY, Gate, is_loopback
 from baichuan2.server.keys import Keys
 from baichuan2.server.metrics import CONTENT_TYPE, Metrics
-from baichuan2.server.problems import ApiError, problem_from
+from baichuan2.server.problems import ApiError, engine_dead, problem_from
 from baichuan2.server.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -172,7 +172,7 @@ def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
         if service.is_closing:
             raise OverloadedError("the server is shutting down", is_closing=True)
         if not service.scheduler.load().is_alive:
-            raise ApiError(503, "the engine has stopped: restart the server", type="server_error", code="engine_dead")
+            raise engine_dead()
         return JSONResponse({"status": "ok"})
 
     @app.get("/metrics", responses=answers_with("/metrics"))

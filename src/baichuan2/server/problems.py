@@ -18,7 +18,7 @@ from baichuan2.errors import (
     TokenizerError,
 )
 
-__all__ = ["ApiError", "ClientGoneError", "problem_from", "timed_out"]
+__all__ = ["ApiError", "ClientGoneError", "engine_dead", "problem_from", "timed_out"]
 
 RETRY_SECONDS = 2  # what a refused client is told to wait: a reply's time, more or less
 FIELD = re.compile(r"--[a-z-]+|[a-z]+(?=_|\[|\.|s )[\w.\[\]]*(?= )")
@@ -79,6 +79,12 @@ def problem_from(error: Exception) -> ApiError:
     if isinstance(error, MissingExtraError):
         return ApiError(501, text, type="server_error", code="missing_extra")
     return ApiError(500, "the request failed inside the server", type="server_error", code="internal_error")
+
+
+def engine_dead() -> ApiError:
+    """The engine's thread has ended by a mistake of ours: no reply will ever come."""
+    text = "the engine has stopped: restart the server"
+    return ApiError(503, text, type="server_error", code="engine_dead", headers={"x-should-retry": "false"})
 
 
 def timed_out(seconds: float) -> ApiError:

@@ -37,6 +37,7 @@ __all__ = ["Notices", "open_socket", "serve"]
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 FLUSH_SECONDS = 2  # for the last words of streams
 JOIN_SECONDS = 10  # for the step that the engine is in
+TICKS_PER_LOOK = 10
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -177,6 +178,12 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if counter % TICKS_PER_LOOK == 0:
+            self._service.look_after_engine()
+        return await super().on_tick(counter)
 
     def _stop(self, number: int) -> None:
         if self._is_urgent is None:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from baichuan2 import __version__
 from baichuan2.chat.grammar import GrammarConstraint
@@ -24,7 +25,7 @@ from baichuan2.model.prompt_format import chat_ids
 from baichuan2.server.conversation import turns_of
 from baichuan2.server.escaping import escaped
 from baichuan2.server.forms import Forms
-from baichuan2.server.problems import ApiError
+from baichuan2.server.problems import ApiError, engine_dead
 from baichuan2.server.protocol import (
     ChatMessage,
     ChatRequest,
@@ -101,6 +102,7 @@ class Service:
         self._sampling = sampling if sampling is not None else SamplingSettings()
         self._stop_ids = stop_ids_from(loaded.generation_config)
         self._forms = Forms(loaded.tokenizer, self._stop_ids)
+        self._works: WeakSet[Work] = WeakSet()
         self._mailroom: Mailroom[Delivery] | None = None
         context = loaded.model.config.model_max_length
         assert context is not None  # the config derives it where the file leaves it out
@@ -263,6 +265,8 @@ class Service:
 
         `client`: whose they are, so that nobody's many requests hold up another's few.
         """
+        if not self.scheduler.load().is_alive:
+            raise engine_dead()
         if self._mailroom is None:
             self._mailroom = new_mailroom()
         requests = []
@@ -280,7 +284,7 @@ class Service:
                         client=client,
                     )
                 )
-        return Work(
+        work = Work(
             self.scheduler,
             self._mailroom.new_box(),
             requests,
@@ -289,6 +293,14 @@ class Service:
             seconds=self.settings.request_seconds,
             keep_texts=self.settings.log_messages,
         )
+        self._works.add(work)
+        return work
+
+    def look_after_engine(self) -> None:
+        """Ends what is in work if the engine has: nobody else would."""
+        if len(self._works) and not self.scheduler.load().is_alive:
+            for work in list(self._works):
+                work.fail(engine_dead())
 
 
 def names_of(settings: ServeSettings, loaded: "ReadyModel") -> tuple[str, ...]:

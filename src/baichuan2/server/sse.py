@@ -5,7 +5,9 @@ from typing import Any
 
 __all__ = ["DONE", "event"]
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # one for all events, not a new one for each
+_encode = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":")
+).encode  # one for all events, not a new one for each
 DONE = b"data: [DONE]\n\n"
 
 

@@ -80,8 +80,12 @@ class Work:
 
     def leave(self) -> None:
         """Nobody wants the rest: frees the places at once; who reads the pieces gets ClientGoneError."""
+        self.fail(ClientGoneError())
+
+    def fail(self, error: BaichuanError) -> None:
+        """Frees the places at once; who reads the pieces gets `error`."""
         self.close()
-        self._box.put((-1, ClientGoneError()))
+        self._box.put((-1, error))
 
     def close(self) -> None:
         """Ends what is still being worked on; waits for nothing."""
