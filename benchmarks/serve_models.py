@@ -1,7 +1,8 @@
 """The models of `benchmarks/serve.py`, in our format and in llama.cpp's, with a tokenizer: a server has to write text.
 
 The demo model is our own and its weights in float16, its 16 bits there. A part of a 7B has random weights, by
-`cpu_models.py`; its vocabulary is the demo's, and rare Chinese characters for the ids beyond.
+`cpu_models.py`; its vocabulary is the demo's, and rare Chinese characters for the ids beyond. Its head has no weights
+for tokens that are no text (control tokens, bytes), so that every token of a reply is one that clients see.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import baichuan2
 from baichuan2.checkpoints.load import load_model
+from baichuan2.convert.description import INDEX_FILE
 from baichuan2.model.sentencepiece_file import SentencePieceFile, read_sentencepiece_file
 from baichuan2.settings import LoadSettings
 
@@ -72,11 +74,25 @@ def _slice_folder(directory: Path, name: str) -> Path:
         return folder
     folder = ensure(directory, f"{name}-{OUR_FORMAT}")
     vocab_size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    silence_head(folder)
     tokenizer = read_sentencepiece_file(DEMO / "tokenizer.model")
     (folder / "tokenizer.model").write_bytes(with_more_pieces(tokenizer, vocab_size))
     shutil.copy(DEMO / "tokenizer_config.json", folder)
     shutil.copy(DEMO / "generation_config.json", folder)  # last: it tells that the folder is whole
     return folder
+
+
+def silence_head(folder: Path) -> None:
+    """Makes the scales of the head's rows zero for ids that are no ordinary ones, in the files as they lie."""
+    name = "lm_head.weight_scales"
+    index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+    with (folder / index["weight_map"][name]).open("r+b") as file:
+        (header_bytes,) = struct.unpack("<Q", file.read(8))
+        entry = json.loads(file.read(header_bytes))[name]
+        start, end = entry["data_offsets"]
+        row_bytes = (end - start) // entry["shape"][0]
+        file.seek(8 + header_bytes + start)
+        file.write(bytes(FIRST_ORDINARY_ID * row_bytes))
 
 
 def _slice_gguf(directory: Path, name: str, folder: Path) -> Path:
@@ -102,7 +118,10 @@ def _demo_gguf(directory: Path) -> Path:
 
 
 def write_with_tokenizer(source: Path, target: Path, tokenizer: SentencePieceFile, *, in_half: bool) -> None:
-    """The model of the GGUF file `source` with a vocabulary; matrices in float16 if `in_half`, else as they are."""
+    """The model of the GGUF file `source` with a vocabulary.
+
+    Matrices in float16 if `in_half`; else as they are, but for the head, which is silent as `silence_head` makes ours.
+    """
     import gguf
     import numpy as np
 
@@ -127,8 +146,12 @@ def write_with_tokenizer(source: Path, target: Path, tokenizer: SentencePieceFil
     for tensor in reader.tensors:
         if in_half and tensor.data.ndim > 1:
             writer.add_tensor(tensor.name, tensor.data.astype(np.float16))
-        else:
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+            continue
+        data = tensor.data
+        if tensor.name == "output.weight" and not in_half:
+            data = np.array(data)
+            data[:FIRST_ORDINARY_ID] = 0  # scales included
+        writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -17,16 +17,19 @@ from typing import Any
 import pytest
 import serve
 import serve_clients
+import torch
 from serve_figures import during, growth, percentile, pooled, ratios, turn
-from serve_models import DEMO, with_more_pieces
+from serve_models import DEMO, prepare, with_more_pieces
 from serve_page import page
 from serve_scenarios import NAIVE, OURS, PEER, WHOLE
 from serve_servers import Server, ServerError, family, free_port, naive, process_memory
 from serve_targets import Verdict, verdicts
 from serve_workload import Sizes, body, streams
 
+from baichuan2.checkpoints.load import load_for_replies, load_model
 from baichuan2.model.sentencepiece_file import read_sentencepiece_file
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
+from baichuan2.settings import LoadSettings
 
 
 def result(times: list[float], *, sent: float = 0.0, error: str | None = None, tokens: int | None = None) -> Any:
@@ -311,6 +314,37 @@ def test_the_vocabulary_of_a_part_of_a_model_can_be_written(tmp_path: Path) -> N
     tokenizer = BaichuanTokenizer(str(path))
     assert {len(tokenizer.piece_bytes(token_id).decode()) for token_id in (len(own), 15_711)} == {1}
     assert tokenizer.encode_text("你好") == BaichuanTokenizer(str(DEMO / "tokenizer.model")).encode_text("你好")
+
+
+def test_random_models_say_ordinary_tokens_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gguf = pytest.importorskip("gguf")
+    pair = prepare(tmp_path, "tiny", with_peer=True)
+    assert prepare(tmp_path, "tiny", with_peer=True) == pair
+    assert capsys.readouterr().err.count("writing") == 2  # once each
+    loaded = load_for_replies(pair.folder, LoadSettings(device="cpu"))
+    logits = loaded.model(torch.tensor([[400, 500]])).logits[0, -1]
+    assert not logits[:300].any()
+    assert logits[300:].all()
+    assert pair.gguf is not None
+    reader = gguf.GGUFReader(pair.gguf)
+    head = next(tensor for tensor in reader.tensors if tensor.name == "output.weight")
+    rows = gguf.quants.dequantize(head.data, head.tensor_type)
+    assert not rows[:300].any()
+    assert rows[300:].any(axis=1).all()
+    assert len(reader.fields["tokenizer.ggml.tokens"].contents()) == pair.vocab_size
+    assert reader.fields["llama.context_length"].contents() == 4096
+
+
+def test_the_peers_demo_model_is_ours(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    pair = prepare(tmp_path, "demo", with_peer=True)
+    assert pair.gguf is not None
+    state = load_model(None, LoadSettings(device="cpu")).model.state_dict()
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(pair.gguf).tensors}
+    embedding = torch.from_numpy(stored["token_embd.weight"].data.astype("float32"))
+    torch.testing.assert_close(embedding, state["model.embed_tokens.weight"].float(), rtol=0, atol=2e-7)
+    assert {tensor.tensor_type.name for tensor in stored.values()} == {"F16", "F32"}
+    assert [path.name for path in tmp_path.iterdir()] == [pair.gguf.name]
 
 
 # Page and targets
