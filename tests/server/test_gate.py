@@ -118,11 +118,16 @@ def test_kinds_that_a_web_page_may_send_unasked_are_refused(client, kind):
 
 
 def test_web_pages_are_let_in_by_their_origin_only(demo, client):
-    asked = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+    asked = {
+        "Origin": "https://page.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang",
+    }
     assert "access-control-allow-origin" not in client.get("/v1/models", headers=asked).headers
     assert client.options(CHAT, headers=asked).status_code == 405
     with asking(demo, ServeSettings(allow_origin="https://page.example, https://two.example")) as open_client:
         before = open_client.options(CHAT, headers=asked)
+        assert before.status_code == 200
         assert before.headers["access-control-allow-origin"] == "https://page.example"
         answer = open_client.post(CHAT, json=BODY, headers={"Origin": "https://page.example"})
         assert answer.headers["access-control-allow-origin"] == "https://page.example"

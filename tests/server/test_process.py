@@ -176,7 +176,7 @@ def test_texts_are_logged_only_if_asked_for(logs_messages):
         assert (text in log or json.dumps(text)[1:-1] in log) == logs_messages
 
 
-def test_help_and_shim_need_no_server_packages():
+def test_help_needs_no_server_packages():
     probe = (
         "import sys; from baichuan2.cli.main import main; code = main(['serve', '--help']);"
         "heavy = {'torch', 'transformers', 'fastapi', 'uvicorn', 'pydantic', 'prometheus_client'} & set(sys.modules);"
@@ -185,3 +185,16 @@ def test_help_and_shim_need_no_server_packages():
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--api-key" in done.stdout
+
+
+def test_a_server_imports_what_it_needs():
+    probe = (
+        "import sys; import baichuan2.server.run; from baichuan2.checkpoints.load import load_for_replies;"
+        "load_for_replies(); packages = {name.partition('.')[0] for name in sys.modules};"
+        "needless = {'llguidance', 'openai', 'opentelemetry', 'pandas', 'rich', 'prompt_toolkit', 'streamlit'} & packages;"
+        "ours = {f'baichuan2.{name}' for name in ('bench', 'convert', 'finetune', 'web', 'model.modeling_baichuan')};"
+        "needless |= ours & set(sys.modules) | {'transformers.modeling_utils'} & set(sys.modules);"
+        "sys.exit(str(needless) if needless else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -82,9 +82,13 @@ def create_app(service: Service, keys: Keys) -> Application:
     guarded: ASGIApp = gate
     if settings.allow_origin is not None:
         origins = [origin.strip() for origin in settings.allow_origin.split(",") if origin.strip()]
-        headers = ["Authorization", "Content-Type"]
         guarded = CORSMiddleware(
-            gate, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=headers, max_age=600
+            gate,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],  # OpenAI's clients send a dozen of their own
+            expose_headers=["x-request-id", "retry-after"],
+            max_age=600,
         )
     known = {route.path for route in app.routes if hasattr(route, "path")}
     return Application(Recorder(guarded, metrics, lambda path: _route_of(path, known)), gate)

@@ -7,7 +7,7 @@ from pathlib import Path
 from baichuan2.errors import SettingsError
 from baichuan2.settings import ServeSettings
 
-__all__ = ["Keys", "read_keys"]
+__all__ = ["Keys", "key_texts", "read_keys"]
 
 SHORTEST_KEY = 8  # characters; what is shorter is guessed, or no key at all but a slip of the shell
 
@@ -39,7 +39,12 @@ class Keys:
 
 
 def read_keys(settings: ServeSettings) -> Keys:
-    """The keys that flag, environment and file give together.
+    """The keys that flag, environment and file give together. Raises SettingsError as `key_texts`."""
+    return Keys(key_texts(settings))
+
+
+def key_texts(settings: ServeSettings) -> list[str]:
+    """Those keys as they were written, for an engine with a check of its own.
 
     Raises SettingsError for a file that cannot be read or holds no key, and for a key that cannot be shown in a header.
     """
@@ -55,7 +60,7 @@ def read_keys(settings: ServeSettings) -> Keys:
                 f"an API key must be {SHORTEST_KEY} characters or more, ASCII letters, digits and signs without "
                 f"spaces; key {keys.index(key) + 1} of {len(keys)} is not (openssl rand -hex 24 makes a good one)"
             )
-    return Keys(keys)
+    return keys
 
 
 def _keys_in(path: Path) -> list[str]:
