@@ -77,12 +77,12 @@ class CallReader:
             return self._call_or_text(held, f"{CALL_BEGIN}{held}")
         if state == _BARE:
             return self._call_or_text(_without_fence(held), held)
-        return [held] if held.strip() or not self.num_calls else []
+        return [held] if held.strip() or (held and not self.num_calls) else []
 
     def _step(self, found: list[str | ToolCall]) -> bool:
         """Goes on as far as it is clear what the held text is; whether the next state may go further."""
         if self._state == _START:
-            compact = "".join(self._held[:80].split())
+            compact = "".join(self._held.lstrip()[:80].split())
             if compact.startswith(BARE_BEGINNINGS):
                 self._state = _BARE
             elif not any(beginning.startswith(compact) for beginning in BARE_BEGINNINGS):

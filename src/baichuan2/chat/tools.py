@@ -80,8 +80,7 @@ class ToolUse:
         turns = to_turns(messages)
         if self.choice == "none":
             return turns
-        asked = next((turn.content for turn in reversed(turns) if turn.role == "user"), "")
-        told = self.system_text("zh" if _CHINESE.search(asked) else "en")
+        told = self.system_text("zh" if _CHINESE.search(_last_question(messages)) else "en")
         if turns and turns[0].role == "system":
             return [Message("system", f"{told}\n\n{turns[0].content}"), *turns[1:]]
         return [Message("system", told), *turns]
@@ -142,6 +141,19 @@ class ToolUse:
             lines.append(f'call_{place}: {opening} arguments_{place} "}}" {end}')
             lines.append(f"arguments_{place}: %json {schema_source(_closed(tool.parameters), lenient=lenient)}")
         return "\n".join(lines)
+
+
+def _last_question(messages: Sequence[Message | Mapping[str, Any]]) -> str:
+    """What a user said last; results of functions stand in a user's turn, but no user said them."""
+    for message in reversed(messages):
+        role, content = (
+            (message.role, message.content)
+            if isinstance(message, Message)
+            else (message["role"], message.get("content"))
+        )
+        if role == "user":
+            return str(content)
+    return ""
 
 
 def read_tool_use(tools: object, tool_choice: object = None, parallel_tool_calls: object = None) -> ToolUse:
@@ -225,7 +237,11 @@ def _closed(schema: Any) -> Any:
     properties = schema.get("properties")
     if isinstance(properties, Mapping):
         closed["properties"] = {name: _closed(value) for name, value in properties.items()}
-        closed.setdefault("additionalProperties", False)
+        required = schema.get("required", ())
+        if isinstance(required, list | tuple) and all(
+            isinstance(name, str) and name in properties for name in required
+        ):
+            closed.setdefault("additionalProperties", False)
     if "items" in schema:
         closed["items"] = _closed(schema["items"])
     return closed
