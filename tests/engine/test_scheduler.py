@@ -10,6 +10,8 @@ from baichuan2.engine.generate import generate_tokens
 from baichuan2.engine.sampling import Sampling
 from baichuan2.engine.scheduler import Request, Scheduler
 from baichuan2.errors import ContextLengthError, GenerationError, OverloadedError, SettingsError
+from baichuan2.model.quantizer import quantize_model
+from baichuan2.quantization.scheme import QuantizationSpec
 from tests.engine.fake_model import FakeModel
 from tests.tiny import tiny_model
 
@@ -125,6 +127,21 @@ def test_a_crowd_gets_what_each_gets_alone(size, device, dtype):
     scheduler.close()
     assert got == expected
     assert scheduler.load().num_running == scheduler.load().num_waiting == 0
+
+
+@pytest.mark.parametrize("kv_cache", ["same", "int8"])
+def test_company_changes_nothing_with_weights_in_few_bits(kv_cache):
+    """On a matrix unit, too, where one and two tokens would add up in another order than three."""
+    model = tiny_model("7b").to(torch.bfloat16)
+    quantize_model(model, QuantizationSpec(format="int4", group_size=64, head="int8"))
+    requests = [request(prompt, max_new_tokens=10) for prompt in PROMPTS]
+    one_by_one, together = Scheduler(model, kv_cache=kv_cache), Scheduler(model, kv_cache=kv_cache)
+    expected = [[(step.token_id, step.logprob) for step in one_by_one.generate_tokens(wanted)] for wanted in requests]
+    streams = [together.generate_tokens(wanted) for wanted in requests]
+    got = [[(step.token_id, step.logprob) for step in stream] for stream in streams]
+    one_by_one.close()
+    together.close()
+    assert got == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # one cache of rows; pages

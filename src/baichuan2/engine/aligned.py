@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.cache_utils import Cache
 
-from baichuan2.engine.batch import Held, Part
+from baichuan2.engine.batch import Held, Pace, Part
 from baichuan2.engine.cache import BLOCK, GrowingLayer, new_cache
 from baichuan2.engine.graphs import GraphModel, graph_model
 from baichuan2.engine.processor import processor_model
@@ -26,7 +26,7 @@ from baichuan2.model.cost import cache_bytes_per_token, int8_cache_bits
 
 __all__ = ["AlignedBatch", "cached_bytes"]
 
-MOST_TOKENS = 512  # of a prompt in one pass: more would make the replies beside it wait too long
+LEAST_TOKENS, MOST_TOKENS = 128, 512  # of a prompt in one pass: more would make the replies beside it wait too long
 LEAST_REUSED = 16  # tokens; fewer are computed sooner than looked for
 MOST_KEPT = 64  # sequences kept for prompts that begin alike
 
@@ -68,6 +68,7 @@ class AlignedBatch:
         """`capacity`: how many tokens may be held in all."""
         self.capacity = capacity
         self._model = model
+        self._pace = Pace(LEAST_TOKENS, MOST_TOKENS)
         self._single = graph_model(processor_model(model), [0])
         self._layer_class = LAYERS[kv_cache]
         self._held: list[AlignedHeld | None] = []  # of each row
@@ -145,9 +146,9 @@ class AlignedBatch:
             self._forget_rows()
 
     def tokens_beside(self, num_decoding: int) -> int:
-        """As many as a pass of one prompt may have."""
+        """As many as are computed in half a second, in a pass of their own."""
         del num_decoding
-        return MOST_TOKENS
+        return self._pace.tokens
 
     def _alone(self, part: Part) -> Tensor:
         """Logits (wanted, V) of a part of a prompt, over the sequence's own cache."""
@@ -155,7 +156,7 @@ class AlignedBatch:
         assert isinstance(held, AlignedHeld)
         assert held.cache is not None
         ids = torch.tensor([list(part.token_ids)], device=self._model.device)
-        with _attention_for_any_length(ids.device):
+        with self._pace.watch(ids.shape[1]), _attention_for_any_length(ids.device):
             output = self._single(
                 input_ids=ids,
                 attention_mask=None,

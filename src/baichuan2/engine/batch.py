@@ -3,13 +3,18 @@
 `engine.paged` does it by steps in C over pages of one pool, `engine.aligned` by a model's own passes over one cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Batch", "Held", "Part"]
+__all__ = ["Batch", "Held", "Pace", "Part"]
+
+LONGEST_STEP = 0.5
+"""Seconds that a piece of a prompt may take: so long may a reply wait for its next token, and a request for its end."""
 
 
 @dataclass(eq=False)
@@ -70,4 +75,30 @@ class Batch(Protocol):
         """Ends a sequence; what it holds of its `token_ids` may be kept for prompts that begin alike."""
 
     def tokens_beside(self, num_decoding: int) -> int:
-        """How many tokens of prompts a step computes beside the next tokens of so many replies."""
+        """How many tokens of prompts a step computes beside the next tokens of so many replies, or alone."""
+
+
+class Pace:
+    """How many tokens of a prompt are computed in LONGEST_STEP, as seen so far."""
+
+    def __init__(self, least: int, most: int) -> None:
+        """`least` and `most` bound the answer: fewer would waste a pass, more are not possible."""
+        self._least, self._most = least, most
+        self._seconds_of_token: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        """So many; before anything was seen, few."""
+        if self._seconds_of_token is None:
+            return min(self._most, 2 * self._least)
+        return max(self._least, min(self._most, int(LONGEST_STEP / self._seconds_of_token)))
+
+    @contextmanager
+    def watch(self, num_tokens: int) -> Iterator[None]:
+        """Times what is done inside: a pass of so many tokens."""
+        started = perf_counter()
+        yield
+        if num_tokens >= self._least:  # of fewer, the most goes for reading weights
+            seen = (perf_counter() - started) / num_tokens
+            before = self._seconds_of_token
+            self._seconds_of_token = seen if before is None else (3 * before + seen) / 4

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baichuan2.engine.batch import Held, Part
+from baichuan2.engine.batch import Held, Pace, Part
 from baichuan2.engine.pages import PagePool, PageShape, PageTable
 from baichuan2.engine.processor import ProcessorModel
 from baichuan2.kernels import products
@@ -53,6 +53,7 @@ class PagedBatch:
         """Raises SettingsError where `cache_bytes` hold not even one context."""
         self._model, self._is_int8 = model, shape.is_int8
         self.most_tokens = model.most_rows
+        self._pace = Pace(min(LEAST_BESIDE, self.most_tokens), self.most_tokens)
         self._least_rows = 1
         if products.has_tiles() and not model.is_16_bits:
             self._least_rows = LEAST_ROWS_ON_MATRIX_UNIT
@@ -109,7 +110,8 @@ class PagedBatch:
         if 0 < num_wanted < self._least_rows:
             wanted += [wanted[0]] * (self._least_rows - num_wanted)
         rows = Rows(sequence, place, [0] * len(ids), wanted, tables)
-        logits = self._model.paged_logits(ids, rows, self._pool.caches, is_int8_cache=self._is_int8)
+        with self._pace.watch(len(ids)):
+            logits = self._model.paged_logits(ids, rows, self._pool.caches, is_int8_cache=self._is_int8)
         for part in parts:
             assert isinstance(part.held, PagedHeld)
             part.held.table.advance(part.token_ids)
@@ -130,4 +132,4 @@ class PagedBatch:
 
     def tokens_beside(self, num_decoding: int) -> int:
         """As many as there are replies: a step takes nearly in proportion to its tokens, so both get half of it."""
-        return max(LEAST_BESIDE, num_decoding)
+        return min(self._pace.tokens, max(LEAST_BESIDE, num_decoding)) if num_decoding else self._pace.tokens

@@ -49,9 +49,7 @@ class Round:
         most = self._batch.most_tokens
         # where not all fit into a step, those that have said least come first
         shares = dict.fromkeys(sorted(replies, key=lambda job: job.num_new)[:most], 1)
-        room = most - len(shares)
-        if replies:
-            room = min(room, self._batch.tokens_beside(len(replies)))
+        room = min(most - len(shares), self._batch.tokens_beside(len(replies)))
         if prompts and not self._batch.is_one_pass:  # each part costs a pass: a whole one, of who had the least so far
             job = min(prompts, key=lambda job: (len(job.token_ids) - job.num_pending, job.number))
             shares[job] = min(job.num_pending, room)
