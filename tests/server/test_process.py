@@ -191,7 +191,7 @@ def test_a_server_imports_what_it_needs():
     probe = (
         "import sys; import baichuan2.server.run; from baichuan2.checkpoints.load import load_for_replies;"
         "load_for_replies(); packages = {name.partition('.')[0] for name in sys.modules};"
-        "needless = {'llguidance', 'openai', 'opentelemetry', 'pandas', 'rich', 'prompt_toolkit', 'streamlit'} & packages;"
+        "needless = {'llguidance', 'openai', 'pandas', 'rich', 'prompt_toolkit', 'streamlit'} & packages;"
         "ours = {f'baichuan2.{name}' for name in ('bench', 'convert', 'finetune', 'web', 'model.modeling_baichuan')};"
         "needless |= ours & set(sys.modules) | {'transformers.modeling_utils'} & set(sys.modules);"
         "sys.exit(str(needless) if needless else 0)"
