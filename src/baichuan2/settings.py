@@ -447,6 +447,9 @@ class WebSettings:
     theme: Literal["auto", "light", "dark"] = setting(
         "auto", "colours of the page; auto: as the browser has it, and each user can change them"
     )
+    max_running: int = setting(
+        8, "replies written at once; further users wait for their turn", minimum=1, maximum=1024, metavar="N"
+    )
     max_message_chars: int = setting(
         20_000, "longest message that can be written", minimum=1, maximum=1_000_000, metavar="N"
     )

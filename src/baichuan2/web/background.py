@@ -8,7 +8,7 @@ at any time: the reply goes on, and the next run of the script finds it again. I
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from baichuan2.chat.reply import ReplyChunk, Usage
 from baichuan2.engine.stopping import FinishReason
@@ -75,11 +75,15 @@ class BackgroundReply:
             self._changed.notify_all()
 
     def _take(self, chunks: Iterator[ReplyChunk]) -> None:
-        for chunk in chunks:
-            with self._changed:
-                if self._is_cancelled:
-                    return
-                self.text += chunk.text
-                if chunk.finish_reason is not None:
-                    self.finish_reason, self.usage = chunk.finish_reason, chunk.usage
-                self._changed.notify_all()
+        try:
+            for chunk in chunks:
+                with self._changed:
+                    if self._is_cancelled:
+                        return
+                    self.text += chunk.text
+                    if chunk.finish_reason is not None:
+                        self.finish_reason, self.usage = chunk.finish_reason, chunk.usage
+                    self._changed.notify_all()
+        finally:
+            if isinstance(chunks, Generator):
+                chunks.close()  # whoever writes hears now, not at some garbage collection, that nobody reads

@@ -25,7 +25,10 @@ SLIDERS = {
     "temperature": Reach(0.0, 2.0, 0.05),
     "top_p": Reach(0.0, 1.0, 0.01),
     "top_k": Reach(0, 100, 1),
+    "min_p": Reach(0.0, 0.5, 0.01),
     "repetition_penalty": Reach(0.8, 2.0, 0.01),
+    "presence_penalty": Reach(-2.0, 2.0, 0.1),
+    "frequency_penalty": Reach(-2.0, 2.0, 0.1),
 }
 
 

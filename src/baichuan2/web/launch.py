@@ -72,12 +72,23 @@ def run_page(settings: PageSettings) -> None:
     bootstrap: Any = require("streamlit.web.bootstrap", extra="web")
     options = options_for(settings.web)
     set_page_settings(settings)
+    ask_nobody_for_our_address()
     bootstrap.load_config_options(flag_options=options)
     if settings.web.open_browser:
         timer = threading.Timer(1.0, webbrowser.open, [url_of(settings.web)])
         timer.daemon = True
         timer.start()
     bootstrap.run(str(SCRIPT), False, [], options)
+
+
+def ask_nobody_for_our_address() -> None:
+    """Keeps Streamlit from asking a server of others which address this machine has.
+
+    It would do so when a page from elsewhere tries to connect, to see whether that page has this address. From now on
+    none has.
+    """
+    net_util: Any = require("streamlit.net_util", extra="web")
+    net_util.get_external_ip = net_util.get_internal_ip
 
 
 def url_of(web: WebSettings) -> str:

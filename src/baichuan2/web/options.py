@@ -18,6 +18,8 @@ FONTS = (
 )
 CODE_FONTS = "'Source Code', 'PingFang SC', 'Microsoft YaHei', 'Noto Sans Mono CJK SC', monospace"
 
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+
 OPTIONS: dict[str, Any] = {
     "browser.gatherUsageStats": False,
     "logger.level": "warning",
@@ -58,6 +60,8 @@ def options_for(settings: WebSettings) -> dict[str, Any]:
         "server.headless": True,  # whether the browser opens is decided here
         "logger.hideWelcomeMessage": True,
     }
+    if settings.host in LOCAL_HOSTS:  # no name that somebody else points at this machine will do (DNS rebinding)
+        options["server.allowedHosts"] = list(LOCAL_HOSTS)
     if settings.theme != "auto":
         options["theme.base"] = settings.theme
     return options

@@ -4,6 +4,8 @@ Streamlit runs it from top to bottom at every click. Clicks are handled by the f
 the state of their own user only; what takes time is left to the run that follows.
 """
 
+from pathlib import Path
+
 import streamlit as st
 
 from baichuan2 import __version__
@@ -14,11 +16,13 @@ from baichuan2.web.launch import PageSettings
 from baichuan2.web.picture import LOGO
 from baichuan2.web.sharing import SharedModel, shared_model
 from baichuan2.web.sidebar import draw_sidebar
-from baichuan2.web.state import PageState, one_line, page_state, settle_reply, stop_reply
+from baichuan2.web.state import PageState, as_text, page_state, settle_reply, stop_reply
 from baichuan2.web.text import Words, is_chinese, words_for
 from baichuan2.web.turns import draw_dialogue, follow_reply
 
 __all__ = ["show_page", "show_problem"]
+
+STYLE = Path(__file__).with_name("style.css")
 
 
 def show_page(settings: PageSettings) -> None:
@@ -26,10 +30,11 @@ def show_page(settings: PageSettings) -> None:
     words = _words(settings)
     about = words.about.format(version=__version__)
     st.set_page_config(page_title="Baichuan 2", page_icon=LOGO, menu_items={"About": about})
+    st.html(STYLE)
     state = page_state()
     try:
         with st.spinner(words.loading):
-            model = shared_model(settings.load, settings.ready)
+            model = _model(settings)
     except BaichuanError as error:
         show_problem(error)
         return
@@ -44,9 +49,13 @@ def show_page(settings: PageSettings) -> None:
         st.rerun()
 
 
+def _model(settings: PageSettings) -> SharedModel:
+    return shared_model(settings.load, settings.web.max_running, settings.sampling.kv_cache, settings.ready)
+
+
 def show_problem(error: BaichuanError) -> None:
     """Draws what is wrong, in one line, in place of the page."""
-    st.error(one_line(error), icon=":material/error:")
+    st.error(as_text(str(error)), icon=":material/error:")
 
 
 def _words(settings: PageSettings) -> Words:
@@ -66,10 +75,11 @@ def _start_reply(state: PageState, model: SharedModel, sampling: SamplingSetting
 
 
 def _draw_input(settings: PageSettings, state: PageState, words: Words) -> None:
-    with st.bottom, st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.chat_input(words.input_hint, key="message", max_chars=settings.web.max_message_chars, on_submit=_on_send)
-        if state.reply is not None:
-            st.button(words.stop, icon=":material/stop_circle:", key="stop", type="primary", on_click=_on_stop)
+    if state.reply is not None:
+        with st.bottom, st.container(horizontal_alignment="center", key="stop-row"):
+            st.button(words.stop, icon=":material/stop_circle:", key="stop", on_click=_on_stop)
+    # not in a container: only where Streamlit places it itself does the page follow a growing reply
+    st.chat_input(words.input_hint, key="message", max_chars=settings.web.max_message_chars, on_submit=_on_send)
 
 
 def _on_send() -> None:

@@ -1,14 +1,15 @@
-"""The one model that all users of the page share, and the replies it writes for them."""
+"""The one model that all users of the page share, and the replies that it writes for them."""
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import streamlit as st
 
 from baichuan2.chat.messages import Message
 from baichuan2.chat.reply import ReplyChunk, stream_reply
+from baichuan2.checkpoints.cache_memory import cache_memory
+from baichuan2.engine.scheduler import Scheduler
 from baichuan2.settings import LoadSettings, SamplingSettings
 
 if TYPE_CHECKING:
@@ -16,15 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["SharedModel", "shared_model"]
 
-LOOK = 0.1  # seconds between two looks whether a reply that waits for its turn is still wanted
-
 
 @dataclass(frozen=True)
 class SharedModel:
-    """A loaded model; replies are written one at a time, the others wait."""
+    """A loaded model, and who computes the replies of all users together."""
 
     ready: "ReadyModel"
-    turn: threading.Lock
+    scheduler: Scheduler
 
     @property
     def context(self) -> int:
@@ -34,21 +33,19 @@ class SharedModel:
     def stream_reply(
         self, messages: list[Message], sampling: SamplingSettings, cancelled: Callable[[], bool]
     ) -> Iterator[ReplyChunk]:
-        """The reply to a conversation once its turn has come; see `chat.reply.stream_reply`."""
-        while not self.turn.acquire(timeout=LOOK):
-            if cancelled():
-                return
-        try:
-            yield from stream_reply(self.ready, messages, sampling, cancelled=cancelled)
-        finally:
-            self.turn.release()
+        """The reply to a conversation; see `chat.reply.stream_reply`."""
+        return stream_reply(self.ready, messages, sampling, cancelled=cancelled, scheduler=self.scheduler)
 
 
 @st.cache_resource(show_spinner=False, max_entries=1)
-def shared_model(load: LoadSettings, _ready: "ReadyModel | None" = None) -> SharedModel:
+def shared_model(
+    load: LoadSettings, max_running: int, kv_cache: Literal["same", "int8"], _ready: "ReadyModel | None" = None
+) -> SharedModel:
     """The model, `_ready` or loaded at the first call in this process; raises what `load_for_replies` raises."""
     if _ready is None:
         from baichuan2.checkpoints.load import load_for_replies
 
         _ready = load_for_replies(load.model, load)
-    return SharedModel(_ready, threading.Lock())
+    memory = cache_memory(_ready.model, num_sequences=max_running, kv_cache=kv_cache)
+    scheduler = Scheduler(_ready.model, max_running=max_running, cache_bytes=memory, kv_cache=kv_cache)
+    return SharedModel(_ready, scheduler)

@@ -11,7 +11,7 @@ from baichuan2.web.export import as_json, as_markdown, file_name
 from baichuan2.web.launch import PageSettings
 from baichuan2.web.picture import logo_markdown
 from baichuan2.web.sharing import SharedModel
-from baichuan2.web.state import PageState, page_state, stop_reply
+from baichuan2.web.state import PageState, as_text, page_state, stop_reply
 from baichuan2.web.text import Words
 
 __all__ = ["draw_sidebar"]
@@ -39,7 +39,7 @@ def draw_sidebar(settings: PageSettings, state: PageState, model: SharedModel, w
 def _draw_model(settings: PageSettings, state: PageState, model: SharedModel, words: Words) -> None:
     is_demo = settings.load.model is None
     st.markdown(f"## {logo_markdown(36)} Baichuan 2", anchors=False)
-    st.markdown(f"**{words.demo_model}**" if is_demo else f"**`{model.ready.name}`**")
+    st.markdown(f"**{words.demo_model if is_demo else as_text(model.ready.name)}**")
     if is_demo:
         st.caption(words.demo_note)
     usages = [turn.usage for turn in state.dialogue.turns if turn.usage is not None]

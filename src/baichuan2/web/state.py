@@ -7,9 +7,10 @@ import streamlit as st
 from baichuan2.web.background import BackgroundReply
 from baichuan2.web.dialogue import Dialogue
 
-__all__ = ["PageState", "one_line", "page_state", "settle_reply", "stop_reply"]
+__all__ = ["PageState", "as_text", "page_state", "settle_reply", "stop_reply"]
 
 KEY = "baichuan2"
+MARKUP = "\\`*_{}[]()<>#+-.!|~$:"
 
 
 @dataclass
@@ -41,7 +42,7 @@ def settle_reply(state: PageState) -> None:
     if reply is None:
         return
     if reply.error is not None:
-        state.error = one_line(reply.error)
+        state.error = as_text(str(reply.error))
         state.dialogue.answer(reply.text, "failed")
     else:
         state.dialogue.answer(reply.text, reply.finish_reason or "cancelled", reply.usage)
@@ -55,7 +56,6 @@ def stop_reply(state: PageState) -> None:
         settle_reply(state)
 
 
-def one_line(error: Exception) -> str:
-    """The message of an error for `st.error`, which reads Markdown: on one line, every sign taken as it stands."""
-    text = " ".join(str(error).split())
-    return "".join(f"\\{sign}" if sign in "\\`*_{}[]()<>#+-.!|~$:" else sign for sign in text)
+def as_text(text: str) -> str:
+    """`text` on one line, for what reads Markdown, where every sign shall be taken as it stands."""
+    return "".join(f"\\{sign}" if sign in MARKUP else sign for sign in " ".join(text.split()))

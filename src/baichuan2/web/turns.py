@@ -101,10 +101,11 @@ def _draw_question(turn: Turn, words: Words, *, is_edited: bool) -> None:
                     st.form_submit_button(words.send, type="primary", on_click=_on_resend, args=(turn.number,))
                     st.form_submit_button(words.keep, on_click=_on_edit, args=(None,))
             return
-        with st.container(horizontal=True, vertical_alignment="top"):
+        with st.container(horizontal=True, vertical_alignment="top", wrap=False):
             st.text(turn.text, width="stretch")
             st.button(
-                words.edit,
+                "",
+                help=words.edit,
                 icon=":material/edit:",
                 key=f"edit-{turn.number}",
                 type="tertiary",
