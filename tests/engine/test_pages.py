@@ -177,6 +177,17 @@ def test_what_is_copied_from_counts_as_used() -> None:
     assert is_held(pool, table, text(1, 100))
 
 
+def test_who_ends_within_a_kept_text_leaves_that_one_as_used() -> None:
+    pool, shorter = pool_of(4), text(1, 200)[:100]
+    table = opened(pool, shorter)
+    for seed in (1, 2):
+        opened(pool, text(seed, 200)).free()
+    table.free()
+    opened(pool, text(3, 600))  # two pages are free
+    assert pool.match([*text(1, 200), 1])[1] == 200
+    assert pool.match([*text(2, 200), 1])[1] == 0
+
+
 def test_equal_tokens_computed_twice_are_held_once() -> None:
     pool, ids = pool_of(8), text(0, 600)
     tables = [pool.match(ids)[0] for _ in range(2)]  # both before either has written
