@@ -67,7 +67,7 @@ class ReplyWriter:
         token = WrittenToken(step.token_id, self._piece_bytes(step.token_id), step.logprob, step.top_logprobs)
         self._waiting.append((begin, end, token))
         shown = self._read(text)
-        if step.finish_reason is not None and not self._stops.is_found:
+        if step.finish_reason is not None:
             return self._end(step.finish_reason, shown)
         return self._write(shown, "stop" if self._stops.is_found else None)
 
