@@ -41,7 +41,7 @@ LARGEST_MULTIPLE: Final = 10_000  # of the smallest step of a number; divisibili
 LIMITS: Final[Mapping[str, int]] = {
     "max_grammar_size": 50_000,  # symbols; time grows with the square of an object's optional properties
     "max_items_in_row": 5_000,
-    "max_lexer_states": 25_000,  # 1 to 2 kB each, kept with the compiled form
+    "max_lexer_states": 50_000,  # about 1 kB each, kept with the compiled form
 }
 
 
