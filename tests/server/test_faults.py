@@ -190,6 +190,8 @@ def test_other_paths_and_methods(client, method, path, status):
 def test_tokenize_wants_one_of_two(client):
     assert refused(client, "/tokenize", {})["param"] == "prompt"
     assert refused(client, "/tokenize", {"prompt": "a", "messages": [USER]})["param"] == "prompt"
+    assert refused(client, "/tokenize", {"prompt": "a" * 400_001})["param"] == "prompt"
+    assert refused(client, "/tokenize", {"messages": [USER | {"content": "a" * 400_001}]})["param"] == "messages"
     assert refused(client, "/detokenize", {"tokens": [4096]})["param"] == "tokens"
     assert refused(client, "/detokenize", {"tokens": [10**30]})["param"] == "tokens"
     assert refused(client, "/detokenize", {"tokens": [-1]})["param"] == "tokens[0]"

@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 NO_TOOLS = ToolUse()
 LARGEST_SEED = 2**63 - 1
 COMPLETION_TOKENS = 16  # OpenAI's own default for completions, short as it is
+MOST_CHARACTERS = 400_000  # to cut into tokens: half a second, in which nobody else is served
 MOST_DIGITS = 10  # of a token id
 UNSUPPORTED = "unsupported_parameter"
 REFUSED = {
@@ -188,9 +189,13 @@ class Service:
 
     def token_ids(self, request: TokenizeRequest) -> list[int]:
         """The ids of a text, or of a conversation as the model gets it, however long it is."""
-        if request.messages is not None:
-            return self.chat_prompt(request.messages)
-        return self.tokenizer.encode_text(request.prompt or "")
+        text = request.prompt or ""
+        num_characters = len(text) + sum(len(str(message.content)) for message in request.messages or ())
+        if num_characters > MOST_CHARACTERS:
+            param = "prompt" if request.messages is None else "messages"
+            message = f"{param}: {num_characters} characters are more than the {MOST_CHARACTERS} that are cut at once"
+            raise ApiError(400, message, param=param, code="invalid_value")
+        return self.tokenizer.encode_text(text) if request.messages is None else self.chat_prompt(request.messages)
 
     def text_of_ids(self, ids: Sequence[int]) -> str:
         """The text of token ids; ApiError for an id that there is not."""
