@@ -19,6 +19,7 @@ from baichuan2.chat.grammar import Grammars
 from baichuan2.checkpoints.locate import locate
 from baichuan2.errors import GenerationError, SettingsError
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
+from tests.chat import talkers
 
 TOKENIZER = BaichuanTokenizer(vocab_file=str(locate("demo-chat") / "tokenizer.model"))
 END, USER = 2, 195
@@ -173,6 +174,21 @@ def test_special_tokens_and_ids_beyond_the_tokenizer_are_never_text(grammars):
     assert ids.isdisjoint(TOKENIZER.guarded_ids - {END, USER})
     assert max(ids) < len(TOKENIZER)
     assert len(ids) > 3000
+
+
+def test_reserved_pieces_are_never_text_even_where_the_text_is_their_name():
+    official = (
+        talkers.TOKENIZER
+    )  # its reserved pieces are user-defined ones with bytes of their own, as the released file's
+    role = official.piece_bytes(USER).decode()
+    assert role == "<reserved_106>"
+    mine = Grammars(official, {END})
+    for constraint in (mine.choice([role]), mine.regex(r"(.|\n)*")):
+        logits = torch.zeros(len(official))
+        constraint.apply(logits)
+        ids = set(torch.nonzero(logits == 0).flatten().tolist())
+        assert ids
+        assert ids.isdisjoint(official.guarded_ids - {END})
 
 
 def test_blanks_between_the_parts_of_json_are_limited(grammars):
