@@ -416,6 +416,12 @@ class ServeSettings:
         30.0, "time that replies in work get to finish when the server is stopped", minimum=0.0, metavar="S"
     )
     log_messages: bool = setting(False, "write what clients and model say into the log")
+    engine: Literal["own", "vllm"] = setting(
+        "own", "what computes the replies: own, or vllm, which has to be installed (docs/guides/vllm.md)"
+    )
+    vllm_args: str | None = setting(
+        None, 'further arguments for vLLM, in one text, such as "--tensor-parallel-size 2"', metavar="TEXT"
+    )
     language: Literal["auto", "zh", "en"] = setting(
         "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
     )
@@ -431,6 +437,8 @@ class ServeSettings:
                     raise SettingsError(f"{flag_name(name)}: {error}") from None
         if not self.host:
             raise SettingsError("--host must be an address or a name, such as 127.0.0.1, got an empty text")
+        if self.vllm_args is not None and self.engine != "vllm":
+            raise SettingsError("--vllm-args needs --engine vllm")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from baichuan2.errors import CheckpointError, SettingsError
 from baichuan2.integrations.vllm.alibi import ALIBI_BACKENDS, FALLBACK_BACKEND, needs_other_backend, slopes_of_rank
-from baichuan2.integrations.vllm.folders import check_served, prepared_weights, weight_shapes, with_user_token
+from baichuan2.integrations.vllm.folders import check_served, generation_fields, prepared_weights, weight_shapes
 from tests.engine.golden_cases import GOLDEN
 from tests.tiny import SIZES, tiny_config, tiny_model
 
@@ -114,14 +114,18 @@ def test_foreign_tensors_are_refused(name: str, shape: tuple[int, ...], message:
 
 
 def test_replies_end_at_the_user_token_too() -> None:
-    assert with_user_token({"eos_token_id": 2, "user_token_id": 195, "top_k": 5}) == {
-        "eos_token_id": [2, 195],
-        "user_token_id": 195,
-        "top_k": 5,
-    }
-    assert with_user_token({"eos_token_id": [2, 7], "user_token_id": 195})["eos_token_id"] == [2, 7, 195]
+    chat = {"eos_token_id": 2, "user_token_id": 195, "top_k": 5, "do_sample": True}
+    assert generation_fields(chat, {}) == {**chat, "eos_token_id": [2, 195]}
+    assert generation_fields({**chat, "eos_token_id": [2, 7]}, {})["eos_token_id"] == [2, 7, 195]
+
+
+def test_without_do_sample_the_default_is_greedy() -> None:
     base_model = {"eos_token_id": 2}
-    assert with_user_token(base_model) == base_model
+    assert generation_fields(base_model, {}) == {"eos_token_id": 2, "temperature": 0.0}
+    assert generation_fields(base_model, {"do_sample": True}) == base_model
+    sampled = {"do_sample": True, "temperature": 0.3}
+    assert generation_fields(sampled, {}) == sampled
+    assert generation_fields(sampled, {"do_sample": False})["temperature"] == 0.0
 
 
 def test_the_plugin_is_declared_and_imports_no_vllm() -> None:

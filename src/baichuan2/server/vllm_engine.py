@@ -89,7 +89,7 @@ def start_vllm(start: Start) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     command = [sys.executable, "-c", "from vllm.entrypoints.cli.main import main; main()", *start.arguments]
-    os.execve(sys.executable, command, {**os.environ, **start.environment})  # noqa: S606
+    os.execve(sys.executable, command, {**os.environ, **start.environment})
 
 
 def _refuse_changed(group: Any) -> None:

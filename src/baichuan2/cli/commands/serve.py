@@ -1,8 +1,10 @@
 """`baichuan2 serve`: a server for OpenAI's clients."""
 
+from typing import NoReturn
+
 from baichuan2.cli.commands.chat import load_with_notice
 from baichuan2.cli.screen import accept_any_text, notice
-from baichuan2.cli.text import words_for
+from baichuan2.cli.text import Words, words_for
 from baichuan2.optional import require
 from baichuan2.settings import LoadSettings, SamplingSettings, ServeSettings
 
@@ -10,7 +12,8 @@ SETTINGS = (LoadSettings, SamplingSettings, ServeSettings)
 EXAMPLES = """\
   baichuan2 serve                                          the demo model on http://127.0.0.1:8000
   baichuan2 serve -m baichuan-inc/Baichuan2-7B-Chat        an official model
-  BAICHUAN2_API_KEY=... baichuan2 serve --host 0.0.0.0     for other machines, with a key"""
+  BAICHUAN2_API_KEY=... baichuan2 serve --host 0.0.0.0     for other machines, with a key
+  baichuan2 serve -m FOLDER --engine vllm                  on GPUs, by vLLM"""
 BODY = '{"messages": [{"role": "user", "content": "你好"}]}'
 
 
@@ -18,6 +21,8 @@ def run(load: LoadSettings, sampling: SamplingSettings, settings: ServeSettings)
     """Loads the model and serves it until a signal comes; the exit code."""
     accept_any_text()
     words = words_for(settings.language)
+    if settings.engine == "vllm":
+        _become_vllm(load, sampling, settings, words)
     for module in ("fastapi", "uvicorn", "prometheus_client"):
         require(module, extra="server")
     from baichuan2.server.keys import read_keys
@@ -38,3 +43,14 @@ def run(load: LoadSettings, sampling: SamplingSettings, settings: ServeSettings)
             notice(words.serving_open.format(host=settings.host))
         loaded = load_with_notice(load, words)
         return serve(loaded, settings, sampling, keys, listener, Notices(tell_listening, tell_stopping))
+
+
+def _become_vllm(load: LoadSettings, sampling: SamplingSettings, settings: ServeSettings, words: Words) -> NoReturn:
+    """Starts vLLM's server in the place of this process."""
+    from baichuan2.server.gate import is_loopback
+    from baichuan2.server.vllm_engine import start_of, start_vllm
+
+    start = start_of(load, sampling, settings)
+    if "VLLM_API_KEY" not in start.environment and not is_loopback(settings.host):
+        notice(words.serving_open.format(host=settings.host))
+    start_vllm(start)

@@ -36,9 +36,9 @@ def _register() -> None:
     from vllm.renderers.registry import RENDERER_REGISTRY
     from vllm.tokenizers.registry import TokenizerRegistry
 
-    from baichuan2.integrations.vllm.settings import TOKENIZER_MODE, BaichuanSettings, stop_at_user_turns
+    from baichuan2.integrations.vllm.settings import TOKENIZER_MODE, BaichuanSettings, honour_generation_config
 
-    stop_at_user_turns()
+    honour_generation_config()
     for architecture in ARCHITECTURES:
         ModelRegistry.register_model(architecture, "baichuan2.integrations.vllm.model:BaichuanForCausalLM")
         MODELS_CONFIG_MAP[architecture] = BaichuanSettings

@@ -14,7 +14,7 @@ from baichuan2.model.block import UNUSED_NAMES
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.quantized_layers import HEAD, quantizable_shapes
 
-__all__ = ["ARCHITECTURES", "check_served", "prepared_weights", "weight_shapes", "with_user_token"]
+__all__ = ["ARCHITECTURES", "check_served", "generation_fields", "prepared_weights", "weight_shapes"]
 
 ARCHITECTURES = ("BaichuanForCausalLM", "BaiChuanForCausalLM")
 """The spellings in config.json: Baichuan 1 7B has the capital C."""
@@ -48,14 +48,18 @@ def _kind(quantization: Any) -> str:
     return " ".join(str(part) for part in (method, fields.get("format")) if part)
 
 
-def with_user_token(generation_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a generation_config.json whose eos_token_id holds the user token as well, where there is one.
+def generation_fields(generation_config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a generation_config.json in vLLM's terms: what it would read otherwise, or not at all.
 
-    A model that opens a user turn has finished its own (`engine/stopping.py`).
+    - A reply ends at the user token too: a model that opens a user turn has finished its own (`engine/stopping.py`).
+    - Without `do_sample` the default temperature is 0; vLLM does not know that field. `overrides` are the fields that
+      were given to vLLM with --override-generation-config, which may set it.
     """
     fields = dict(generation_config)
     if fields.get("user_token_id") is not None:
         fields["eos_token_id"] = sorted(stop_ids_from(types.SimpleNamespace(**fields)))
+    if not overrides.get("do_sample", fields.get("do_sample")):
+        fields["temperature"] = 0.0
     return fields
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from vllm.config import ModelConfig
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
-from baichuan2.integrations.vllm.folders import check_served, with_user_token
+from baichuan2.integrations.vllm.folders import check_served, generation_fields
 from baichuan2.model.registration import MODEL_TYPE
 
-__all__ = ["TOKENIZER_MODE", "BaichuanSettings", "stop_at_user_turns"]
+__all__ = ["TOKENIZER_MODE", "BaichuanSettings", "honour_generation_config"]
 
 TOKENIZER_MODE = "baichuan"
 """Under this name vLLM knows our renderer."""
@@ -27,20 +27,21 @@ class BaichuanSettings(VerifyAndUpdateConfig):
             model_config.tokenizer_mode = TOKENIZER_MODE
 
 
-def stop_at_user_turns() -> None:
-    """Makes vLLM end a reply at the folder's user token too; it knows eos_token_id alone.
+def honour_generation_config() -> None:
+    """Makes vLLM read generation_config.json as we do (`folders.generation_fields`).
 
-    vLLM has no setting for that, so the method through which it asks for generation_config.json is wrapped.
+    It has no setting for that, so the method through which it asks for the file is wrapped.
     """
     original = ModelConfig.try_get_generation_config
     if not hasattr(original, "__wrapped__"):
-        ModelConfig.try_get_generation_config = _with_user_token(original)
+        ModelConfig.try_get_generation_config = _in_terms_of_vllm(original)
 
 
-def _with_user_token(original: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+def _in_terms_of_vllm(original: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
     @functools.wraps(original)
     def wrapper(self: Any) -> dict[str, Any]:
         fields = original(self)
-        return with_user_token(fields) if self.hf_config.model_type == MODEL_TYPE else fields
+        is_ours = self.hf_config.model_type == MODEL_TYPE
+        return generation_fields(fields, self.override_generation_config) if is_ours else fields
 
     return wrapper

@@ -1,0 +1,108 @@
+"""`baichuan2 serve --engine vllm`: what vLLM is started with, and what is refused; vLLM itself is not needed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from baichuan2.checkpoints.locate import locate
+from baichuan2.errors import SettingsError
+from baichuan2.server.vllm_engine import start_of
+from baichuan2.settings import LoadSettings, SamplingSettings, ServeSettings
+
+
+def value_of(arguments: tuple[str, ...], flag: str) -> str:
+    """What stands behind the only `flag`."""
+    assert arguments.count(flag) == 1
+    return arguments[arguments.index(flag) + 1]
+
+
+def settings(**fields: object) -> ServeSettings:
+    return ServeSettings(engine="vllm", **fields)
+
+
+def test_the_defaults_are_as_closed_as_our_own_server() -> None:
+    start = start_of(LoadSettings(), SamplingSettings(), settings())
+    assert start.arguments[:2] == ("serve", str(locate(None)))
+    assert value_of(start.arguments, "--host") == "127.0.0.1"
+    assert value_of(start.arguments, "--allowed-origins") == "[]"
+    assert value_of(start.arguments, "--served-model-name") == "demo-chat"
+    assert value_of(start.arguments, "--max-num-seqs") == "16"
+    assert value_of(start.arguments, "--max-num-queued-reqs") == str(16 + 64)
+    assert "--override-generation-config" not in start.arguments
+    assert start.environment == {}
+
+
+def test_settings_become_arguments(tmp_path: Path) -> None:
+    asked = settings(
+        served_model_name="a, b",
+        allow_origin="https://example.org",
+        cache_memory="1GiB",
+        max_reply_tokens=64,
+        vllm_args="--tensor-parallel-size 2 --attention-backend 'TRITON_ATTN'",
+    )
+    sampling = SamplingSettings(temperature=0.5, top_k=3, seed=7)
+    start = start_of(LoadSettings(model=str(tmp_path), dtype="bfloat16", offline=True), sampling, asked)
+    names = start.arguments.index("--served-model-name")
+    assert start.arguments[names + 1 : names + 3] == ("a", "b")
+    assert json.loads(value_of(start.arguments, "--allowed-origins")) == ["https://example.org"]
+    assert value_of(start.arguments, "--kv-cache-memory-bytes") == str(2**30)
+    assert value_of(start.arguments, "--dtype") == "bfloat16"
+    assert value_of(start.arguments, "--seed") == "7"
+    generation = json.loads(value_of(start.arguments, "--override-generation-config"))
+    assert generation == {"temperature": 0.5, "top_k": 3, "max_new_tokens": 64}
+    assert start.arguments[-4:] == ("--tensor-parallel-size", "2", "--attention-backend", "TRITON_ATTN")
+    assert start.environment == {"HF_HUB_OFFLINE": "1"}
+
+
+def test_greedy_is_a_temperature_of_zero() -> None:
+    start = start_of(LoadSettings(), SamplingSettings(do_sample=False, temperature=0.9), settings())
+    assert json.loads(value_of(start.arguments, "--override-generation-config"))["temperature"] == 0.0
+
+
+def test_the_key_is_not_on_the_command_line() -> None:
+    start = start_of(LoadSettings(), SamplingSettings(), settings(api_key="one-long-secret"))
+    assert start.environment == {"VLLM_API_KEY": "one-long-secret"}
+    assert "one-long-secret" not in " ".join(start.arguments)
+    with pytest.raises(SettingsError, match="takes one API key, got 2"):
+        start_of(LoadSettings(), SamplingSettings(), settings(api_key="one-long-secret,another-secret"))
+
+
+@pytest.mark.parametrize(
+    ("group", "field", "value"),
+    [
+        (LoadSettings, "quantize", "int4"),
+        (LoadSettings, "numerics", "official"),
+        (LoadSettings, "device", "cuda:1"),
+        (SamplingSettings, "kv_cache", "int8"),
+        (SamplingSettings, "max_new_tokens", 5),
+        (ServeSettings, "drop_oldest", True),
+        (ServeSettings, "max_body", "1MiB"),
+    ],
+)
+def test_what_vllm_cannot_follow_is_refused_by_name(group: type, field: str, value: object) -> None:
+    groups = {LoadSettings: LoadSettings(), SamplingSettings: SamplingSettings(), ServeSettings: settings()}
+    extra = {"engine": "vllm"} if group is ServeSettings else {}
+    groups[group] = group(**{field: value}, **extra)
+    with pytest.raises(SettingsError, match=f"--{field.replace('_', '-')} has no counterpart in vLLM"):
+        start_of(*groups.values())
+
+
+def test_arguments_for_vllm_need_vllm_and_whole_quotes() -> None:
+    with pytest.raises(SettingsError, match="--vllm-args needs --engine vllm"):
+        ServeSettings(vllm_args="--enforce-eager")
+    with pytest.raises(SettingsError, match="--vllm-args cannot be split"):
+        start_of(LoadSettings(), SamplingSettings(), settings(vllm_args="--served-model-name 'open"))
+
+
+def test_without_vllm_one_line_says_what_to_install() -> None:
+    code = "import sys; sys.modules['vllm'] = None\nfrom baichuan2.cli.main import main\nsys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "serve", "--engine", "vllm"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "vLLM is not installed" in done.stderr
