@@ -1,5 +1,6 @@
 """What a request has to pass before it is answered: keys, host names, sizes, queues, origins."""
 
+import gc
 import json
 import threading
 from dataclasses import replace
@@ -228,3 +229,15 @@ def test_names_of_the_model(demo):
         assert client.post(CHAT, json=BODY | {"model": "baichuan"}).json()["model"] == "baichuan"
         assert client.post(CHAT, json=BODY).json()["model"] == "gpt-4o"
         assert client.post(CHAT, json=BODY | {"model": "demo-chat"}).status_code == 404
+
+
+def test_nothing_of_a_request_is_left_when_it_is_answered(demo):
+    with asking(demo) as client:
+        gc.collect()
+        gc.disable()  # what is left in a circle would stay until garbage is looked for
+        try:
+            for fields in ({}, {"stream": True}, {"n": 3}, {"stop": "好"}):
+                client.post(CHAT, json=BODY | fields)
+            assert len(client.service._works) == 0
+        finally:
+            gc.enable()

@@ -62,7 +62,7 @@ class Work:
         self._alarm = loop.call_later(seconds, self._box.put, (-1, timed_out(seconds)))
         try:
             for index, request in enumerate(requests):
-                self._tickets.append(scheduler.submit(request, partial(self._deliver, index)))
+                self._tickets.append(scheduler.submit(request, partial(_deliver, box, index)))
                 self._open.add(index)
         except BaseException:
             self.close()
@@ -127,9 +127,10 @@ class Work:
             self._tickets[index].cancel()  # the engine knows no stop strings
         return piece
 
-    def _deliver(self, index: int, item: TokenStep | BaichuanError) -> None:
-        """In the scheduler's thread."""
-        self._box.put((index, item))
+
+def _deliver(box: Mailbox[Delivery], index: int, item: TokenStep | BaichuanError) -> None:
+    """In the scheduler's thread. It knows the box alone: a way back to the work would close a circle."""
+    box.put((index, item))
 
 
 def joined(first: ReplyPiece, second: ReplyPiece) -> ReplyPiece:
