@@ -8,6 +8,7 @@ submits a request gets its tokens by a call in that thread, as soon as each is c
 import logging
 import queue
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ class Scheduler:
         Raises ContextLengthError, SettingsError and TokenizerError as `generate_tokens` does, and OverloadedError when
         too many requests are waiting or the scheduler is closing.
         """
-        check_prompt(self._model, request.prompt_ids)
+        check_prompt(self._model, request.prompt_ids, request.sampling)
         with self._changed:
             if self._is_closing:
                 raise OverloadedError("no more requests are taken: the engine is shutting down", is_closing=True)
@@ -134,7 +135,11 @@ class Scheduler:
     def generate_tokens(self, request: Request) -> Iterator[TokenStep]:
         """The request's tokens as an iterator; closing it ends the work. Raises what `submit` raises, at the call."""
         delivered: queue.SimpleQueue[TokenStep | BaichuanError] = queue.SimpleQueue()
-        return _steps(self.submit(request, delivered.put), delivered)
+        ticket = self.submit(request, delivered.put)
+        steps = _steps(ticket, delivered)
+        # an iterator that is dropped before its first step never reaches its own end
+        weakref.finalize(steps, ticket.cancel).atexit = False
+        return steps
 
     def load(self) -> Load:
         """How busy it is now."""

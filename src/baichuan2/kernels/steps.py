@@ -344,11 +344,10 @@ class StepModel:
         structure, num_rows = self._structure, len(rows.place)
         self._check_caches(caches, head)
         self._check_rows(rows, caches[0][0][0])
-        capacity = caches[0][0][0].shape[2]
-        tables = None
+        num_pages, _, capacity, _ = caches[0][0][0].shape
         if rows.pages is not None:
             capacity = (max(rows.place) // PAGE_TOKENS + 1) * PAGE_TOKENS
-            tables = _tables(rows, caches[0][0][0].shape[0], capacity // PAGE_TOKENS)
+        tables = _tables(rows, num_pages, capacity // PAGE_TOKENS)
         _check(embeddings, (num_rows, structure.hidden_size), (self.dtype,))
         for angles in rotation or ():
             _check(angles, (num_rows, structure.head_dim), (torch.float32,))
@@ -356,11 +355,9 @@ class StepModel:
             logits = torch.empty(len(rows.wanted), head.shape[0], dtype=self.dtype)
         _check(logits, (len(rows.wanted), head.shape[0]), (self.dtype,))
         pointers = [_Cache(*(part.data_ptr() for part in _in_order(layer))) for layer in caches]
-        arrays = [
-            (c_int64 * len(numbers))(*numbers) for numbers in (rows.sequence, rows.place, rows.first, rows.wanted)
-        ]
-        sequence, place, first, wanted = map(ctypes.addressof, arrays)
         array = (_Cache * len(pointers))(*pointers)
+        arrays = [_array(numbers) for numbers in (rows.sequence, rows.place, rows.first, rows.wanted)]
+        sequence, place, first, wanted = map(ctypes.addressof, arrays)
         described = _Rows(
             caches=ctypes.addressof(array),
             embeddings=embeddings.data_ptr(),
@@ -423,9 +420,14 @@ class StepModel:
             raise ValueError(f"pages hold {PAGE_TOKENS} tokens, and rows see them from place 0 on")
 
 
-def _tables(rows: Rows, num_pages: int, num_blocks: int) -> "ctypes.Array[c_int64]":
-    """The pages of the rows' sequences for C, (B, `num_blocks`), each one below `num_pages`."""
-    assert rows.pages is not None
+def _array(numbers: Sequence[int]) -> "ctypes.Array[c_int64]":
+    return (c_int64 * len(numbers))(*numbers)
+
+
+def _tables(rows: Rows, num_pages: int, num_blocks: int) -> "ctypes.Array[c_int64] | None":
+    """The pages of the rows' sequences for C, (B, `num_blocks`), each one below `num_pages`; None without pages."""
+    if rows.pages is None:
+        return None
     numbers = [0] * (len(rows.pages) * num_blocks)  # 0 where no row of the step looks
     for sequence in set(rows.sequence):
         pages = list(rows.pages[sequence][:num_blocks])
@@ -437,7 +439,7 @@ def _tables(rows: Rows, num_pages: int, num_blocks: int) -> "ctypes.Array[c_int6
     }
     if len(written) < len(rows.place):
         raise ValueError("two tokens of a step would be written to one place of a page")
-    return (c_int64 * len(numbers))(*numbers)
+    return _array(numbers)
 
 
 def _in_order(layer: Sequence[Sequence[Tensor]]) -> list[Tensor]:
