@@ -70,6 +70,10 @@ def test_a_full_queue_refuses_and_goes_on():
         scheduler.generate_tokens(request([1], max_new_tokens=2))
     gate.set()
     assert [len(list(stream)) for stream in (first, second)] == [2, 2]
+    many = [
+        scheduler.generate_tokens(request([1], max_new_tokens=2)) for _ in range(2)
+    ]  # at once, with nothing in work
+    assert [len(list(stream)) for stream in many] == [2, 2]
     scheduler.close()
     with pytest.raises(OverloadedError, match="shutting down") as caught:
         scheduler.generate_tokens(request([1], max_new_tokens=2))

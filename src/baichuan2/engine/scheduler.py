@@ -123,9 +123,8 @@ class Scheduler:
         with self._changed:
             if self._is_closing:
                 raise OverloadedError("no more requests are taken: the engine is shutting down", is_closing=True)
-            num_waiting = len(self._waiting)
-            if num_waiting >= self._max_waiting and len(self._running) + num_waiting >= self._max_running:
-                raise OverloadedError(f"{num_waiting} requests are waiting already: try again in some seconds")
+            if len(self._running) + len(self._waiting) >= self._max_running + self._max_waiting:
+                raise OverloadedError(f"{len(self._waiting)} requests are waiting already: try again in some seconds")
             self._num_submitted += 1
             job = Job(request, deliver, self._num_submitted, context_length(self._model))
             self._waiting.append(job)
