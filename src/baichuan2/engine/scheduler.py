@@ -123,8 +123,11 @@ class Scheduler:
         with self._changed:
             if self._is_closing:
                 raise OverloadedError("no more requests are taken: the engine is shutting down", is_closing=True)
-            if len(self._running) + len(self._waiting) >= self._max_running + self._max_waiting:
-                raise OverloadedError(f"{len(self._waiting)} requests are waiting already: try again in some seconds")
+            num_in_hand = sum(not (job.is_done or job.is_cancelled) for job in (*self._running, *self._waiting))
+            if num_in_hand >= self._max_running + self._max_waiting:
+                raise OverloadedError(
+                    f"{num_in_hand - self._max_running} requests are waiting already: try again in some seconds"
+                )
             self._num_submitted += 1
             job = Job(request, deliver, self._num_submitted, context_length(self._model))
             self._waiting.append(job)
