@@ -27,8 +27,10 @@ NO_COUNTERPART = (
     *("receive_seconds", "request_seconds", "write_seconds"),
 )
 """Settings that mean nothing to vLLM, or something else."""
-SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p")
-SAMPLING += ("repetition_penalty", "presence_penalty", "frequency_penalty")
+SAMPLING = (
+    *("do_sample", "temperature", "top_k", "top_p", "min_p"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+)
 
 
 @dataclass(frozen=True)
