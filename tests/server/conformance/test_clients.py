@@ -1,0 +1,82 @@
+"""Every case of the table by every client: OpenAI's for Python and JavaScript, and LangChain's ChatOpenAI."""
+
+import contextlib
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.server.conformance.cases import CLIENTS, Call, Case
+from tests.server.conformance.chat_cases import CHAT_CASES, LONG
+from tests.server.conformance.drivers import (
+    AsyncPythonDriver,
+    Driver,
+    NodeDriver,
+    PythonDriver,
+    missing_for_node,
+)
+from tests.server.conformance.engine import MAX_RUNNING, MAX_WAITING, Engine
+from tests.server.conformance.langchain_driver import LangChainDriver
+from tests.server.conformance.other_cases import COMPLETION_CASES, REFUSAL_CASES
+from tests.server.conformance.outcomes import Outcome
+
+CASES = [*CHAT_CASES, *COMPLETION_CASES, *REFUSAL_CASES]
+DRIVERS = {
+    "python": PythonDriver,
+    "python-async": AsyncPythonDriver,
+    "node": NodeDriver,
+    "langchain": LangChainDriver,
+}
+FREE_SECONDS = 1.0  # within which the place of a client that leaves has to be free
+
+
+@pytest.fixture(scope="module")
+def driver(request, engine) -> Iterator[Driver]:
+    if request.param == "node" and (reason := missing_for_node()):
+        pytest.skip(reason)
+    with DRIVERS[request.param](engine) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def full_queue(engine: Engine) -> Iterator[None]:
+    """All places are taken: some replies are written, others wait."""
+    headers = {"Authorization": f"Bearer {engine.key}"}
+    with contextlib.ExitStack() as streams:
+        for state, count in (("running", MAX_RUNNING), ("waiting", MAX_WAITING)):
+            body = LONG | {"model": engine.model, "n": count, "max_tokens": 480, "stream": True}
+            stream = httpx.stream("POST", f"{engine.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+            assert streams.enter_context(stream).status_code == 200
+            engine.seconds_until(count, state)
+        yield
+    engine.seconds_until(0)
+
+
+def make(driver: Driver, engine: Engine, call: Call, before: list[Outcome]) -> Outcome:
+    """What comes of `call`; a place that is left has to be free in time."""
+    body = call.body(before) if callable(call.body) else call.body
+    with full_queue(engine) if call.on_full_queue else contextlib.nullcontext():
+        outcome = driver.make(call, {"model": call.model or engine.model} | dict(body))
+    if call.leave_after is not None:
+        assert engine.seconds_until(0) < FREE_SECONDS
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("driver", "case"),
+    [
+        pytest.param(client, case, id=f"{client}-{case.name}")
+        for client in CLIENTS
+        for case in CASES
+        if client in case.clients
+    ],
+    indirect=["driver"],
+)
+def test_case(driver, engine, case: Case):
+    for feature in case.features:
+        if not engine.has(feature):
+            pytest.skip(f"{feature}: {engine.lacking[feature]}")
+    outcomes: list[Outcome] = []
+    for call in case.calls:
+        outcomes.append(make(driver, engine, call, outcomes))
+    case.check(outcomes, engine)
