@@ -164,7 +164,7 @@ class Grammars:
     def _compile(self, kind: str, source: str, name: str) -> Any:
         """The library's matcher at the beginning of a reply.
 
-        It is tried on one token: whether any text fits, and whether the limits hold, shows when masks are made.
+        It is tried on one token: whether any text fits, and whether the limits hold, shows only then.
         """
         try:
             make = getattr(self._library.LLMatcher, f"grammar_from_{kind}")
@@ -173,8 +173,8 @@ class Grammars:
             if not trial.is_error():
                 mask = np.frombuffer(trial.compute_bitmask(), dtype=np.uint8)
                 first = np.flatnonzero(np.unpackbits(mask, bitorder="little"))[-1:]
-                if not trial.is_error() and trial.consume_token(int(first[0])):
-                    trial.compute_bitmask()
+                if not trial.is_error():
+                    trial.consume_token(int(first[0]))
         except Exception as error:  # half a character in a source, for instance
             raise SettingsError(f"{name} cannot be used: {str(error)[:LONGEST_REASON]}") from error
         if trial.is_error():
