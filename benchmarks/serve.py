@@ -18,6 +18,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ EXAMPLES = """examples:
   python benchmarks/serve.py --directory ~/bench-models --only load --models slice4     # one part, no peer
   python benchmarks/serve.py --directory /tmp/tiny --models tiny --quick --output /tmp  # a try-out of half a minute
 """
+MOST_CLIENTS = 64
 PARTS = {"load": ("demo", "slice"), "intruder": ("slice",), "prefix": ("slice",), "memory": ("demo",)}
 """Which of the models each scenario is run on: the demo's context is too short for long prompts."""
 QUICK = Plan(
@@ -70,7 +72,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--models", nargs="+", default=("demo", "slice2"), metavar="NAME",
                         help="demo, and a shape of cpu_models.py (default: demo slice2)")  # fmt: skip
-    parser.add_argument("--threads", type=int, default=available_cores(), help="of every server (default: all cores)")
+    parser.add_argument("--threads", type=int, metavar="N",
+                        help="of every server (default: what ours choose, all cores for llama.cpp)")  # fmt: skip
+    parser.add_argument("--clients", nargs="+", type=int, metavar="N", help="numbers of clients (default: 1 4 16)")
     parser.add_argument("--turns", type=int, metavar="N", help="of ours and the peer under load (default: 2)")
     parser.add_argument(
         "--quick", action="store_true", help="few and short requests: to try the script, not to measure"
@@ -87,6 +91,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     for name in ("threads", "turns"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if options.clients and not all(1 <= count <= MOST_CLIENTS for count in options.clients):
+        parser.error(f"--clients must lie in [1, {MOST_CLIENTS}], got {options.clients}")
     for name in ("peer_server", "predict"):
         path = getattr(options, name)
         if path is not None and not path.is_file():
@@ -117,9 +123,7 @@ def main() -> int:
 
 def measure(options: argparse.Namespace, path: Path, report: dict[str, Any]) -> list[str]:
     """Measures what is asked for and writes the page after each part; the parts that failed."""
-    plan = QUICK if options.quick else Plan()
-    if options.turns is not None:
-        plan = Plan(**{**vars(plan), "turns": options.turns})
+    plan = plan_of(options)
     bench = Bench(
         plan=plan,
         threads=options.threads,
@@ -146,6 +150,15 @@ def measure(options: argparse.Namespace, path: Path, report: dict[str, Any]) -> 
             report["runs"][run] = facts
             write_report(path, report)
     return failed
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """How much is measured; of a number of clients that the plan does not know, two requests each."""
+    plan = QUICK if options.quick else Plan()
+    known = dict(plan.levels)
+    if options.clients:
+        plan = replace(plan, levels=tuple((count, known.get(count, 2 * count)) for count in options.clients))
+    return plan if options.turns is None else replace(plan, turns=options.turns)
 
 
 def lengths(scenario: str, plan: Plan, pair: ModelPair) -> str:
@@ -186,7 +199,7 @@ def run_facts(options: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "packages": packages,
         "hardware": hardware(),
-        "threads": options.threads,
+        "threads": options.threads or f"as they choose ({available_cores()} for llama.cpp)",
         "peer": None if options.peer_server is None else peer_version(options.peer_server),
     }
 

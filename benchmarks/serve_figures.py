@@ -123,13 +123,13 @@ def during(answer: Figures) -> Figures:
     }
 
 
-def growth(samples: Sequence[Figures], after: int, name: str = "pss") -> Figures:
-    """How much memory grew from the sample at `after` requests on: "bytes", and "share" of what it was then.
+def growth(samples: Sequence[Figures], after: int) -> Figures:
+    """How much anonymous memory grew from the sample at `after` requests on: "bytes", and "share" of what it was then.
 
-    The last fifth's median is compared with that of as many samples from `after` on, as single ones vary by what the
-    allocator holds at that moment.
+    That of files is left out: what counts of it depends on who else has them open. The last fifth's median is compared
+    with that of as many samples from `after` on, as single ones vary by what the allocator holds at that moment.
     """
-    later = [sample[name] for sample in samples if sample["requests"] >= after]
+    later = [sample["anonymous"] for sample in samples if sample["requests"] >= after]
     if len(later) < 2:
         return {"bytes": None, "share": None}
     count = max(1, len(later) // 5)

@@ -69,9 +69,9 @@ def _head(facts: Mapping[str, Any]) -> list[str]:
         f"    {facts['command']}",
         "",
         f"{facts['date']}, commit {facts['commit']}; Python {facts['python']}, torch {facts['torch']}, "
-        f"{facts['packages']}; {facts['threads']} threads of {hardware['cores']} cores of {hardware['processor']} "
-        f"({instructions}), {hardware['memory_gib']} GiB of memory, {hardware['system']}. llama.cpp's server: "
-        f"{facts['peer'] or 'not run'}." + (f" {facts['note']}" if facts.get("note") else ""),
+        f"{facts['packages']}; threads of a server: {facts['threads']}; {hardware['cores']} cores of "
+        f"{hardware['processor']} ({instructions}), {hardware['memory_gib']} GiB of memory, {hardware['system']}. "
+        f"llama.cpp's server: {facts['peer'] or 'not run'}." + (f" {facts['note']}" if facts.get("note") else ""),
     ]
 
 
@@ -168,7 +168,7 @@ def _memory(model: str, part: Figures, run: str) -> list[str]:
                          "" if speed is None else f"{speed:.0f}"])  # fmt: skip
         grown = found["growth"]
         if grown["share"] is not None:
-            told.append(f"{name}: grew by {mebibytes(grown['bytes'])} ({grown['share']:.2%}) after the settled part.")
+            told.append(f"{name}: anonymous memory grew by {mebibytes(grown['bytes'])} ({grown['share']:.2%}).")
     return [f"## Memory: {model} ({run})", "", part["lengths"], "", *table(header, rows), "", *told, ""]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import serve_servers
+from cpu_limits import available_cores
 from serve_figures import Figures, during, first_token_seconds, flat, growth, turn
 from serve_models import ModelPair
 from serve_servers import Server, ServerError
@@ -53,7 +54,8 @@ class Bench:
     """What all scenarios share. `tell` is given a line for whoever looks on."""
 
     plan: Plan
-    threads: int
+    threads: int | None
+    """Of every server; None: ours choose for themselves."""
     peer_program: Path | None
     tell: Callable[[str], None]
     our_options: tuple[str, ...] = ()
@@ -109,7 +111,8 @@ def make(bench: Bench, pair: ModelPair, name: str, log: Path) -> Server:
     assert pair.gguf is not None
     slots = max(clients for clients, _ in bench.plan.levels)
     context = min(pair.context, peer_context(bench.plan))
-    return serve_servers.peer(bench.peer_program, pair.gguf, log, bench.threads, slots=slots, context=context)
+    threads = bench.threads or available_cores()
+    return serve_servers.peer(bench.peer_program, pair.gguf, log, threads, slots=slots, context=context)
 
 
 def peer_context(plan: Plan) -> int:

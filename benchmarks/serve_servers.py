@@ -116,20 +116,20 @@ class Server:
         return " / ".join(text.strip().splitlines()[-3:])[-400:] or "it printed nothing"
 
 
-def ours(folder: Path, log: Path, threads: int, *, name: str = "ours", options: Sequence[object] = ()) -> Server:
+def ours(folder: Path, log: Path, threads: int | None, *, name: str = "ours", options: Sequence[object] = ()) -> Server:
     """`baichuan2 serve`."""
     command = [sys.executable, "-m", "baichuan2", "serve", "--model", folder, "--host", HOST, "--port", "{port}"]
     return Server(name, [*command, *options], log, environment=_environment(threads))
 
 
-def whole_prompts(folder: Path, log: Path, threads: int, *, options: Sequence[object] = ()) -> Server:
+def whole_prompts(folder: Path, log: Path, threads: int | None, *, options: Sequence[object] = ()) -> Server:
     """`baichuan2 serve` that computes each prompt in one step; see `serve_whole_prompts.py`."""
     server = ours(folder, log, threads, name="ours, whole prompts", options=options)
     server.command[1:3] = [str(SCRIPTS / "serve_whole_prompts.py")]
     return server
 
 
-def naive(folder: Path, log: Path, threads: int) -> Server:
+def naive(folder: Path, log: Path, threads: int | None) -> Server:
     """One reply after the other; see `serve_naive.py`."""
     command = [sys.executable, SCRIPTS / "serve_naive.py", "--model", folder, "--port", "{port}"]
     return Server("naive loop", command, log, environment=_environment(threads))
@@ -149,8 +149,9 @@ def peer_version(program: Path) -> str:
     return ", ".join(lines) or "unknown"
 
 
-def _environment(threads: int) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+def _environment(threads: int | None) -> dict[str, str]:
+    """None leaves the number of threads to the server."""
+    return {"HF_HUB_OFFLINE": "1", **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
 
 
 def free_port() -> int:

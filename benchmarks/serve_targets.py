@@ -99,6 +99,6 @@ def later_share(found: Figures) -> float | None:
 
 def _memory(model: str, part: Figures) -> Iterator[Verdict]:
     requests = part[OURS]["samples"][-1]["requests"]
-    yield Verdict(what=f"{model}: growth of memory (PSS) until {requests:,} requests, as a part", target=MOST_GROWTH,
-                  better="<=", value=part[OURS]["growth"]["share"])  # fmt: skip
+    yield Verdict(what=f"{model}: growth of anonymous memory until {requests:,} requests, as a part",
+                  target=MOST_GROWTH, better="<=", value=part[OURS]["growth"]["share"])  # fmt: skip
     yield Verdict(what=f"{model}: of {requests:,} requests, failed", target=0, better="<=", value=part[OURS]["failed"])

@@ -95,9 +95,9 @@ def test_a_long_prompt_that_failed_has_no_figures() -> None:
 
 
 def test_growth_is_told_from_noise() -> None:
-    noisy = [{"requests": n, "pss": 1000 + (n % 200) // 100} for n in range(0, 2001, 100)]
+    noisy = [{"requests": n, "anonymous": 1000 + (n % 200) // 100} for n in range(0, 2001, 100)]
     assert growth(noisy, 500)["bytes"] == pytest.approx(0, abs=1)
-    leaking = [{"requests": n, "pss": 1000 + n} for n in range(0, 2001, 100)]
+    leaking = [{"requests": n, "anonymous": 1000 + n} for n in range(0, 2001, 100)]
     assert growth(leaking, 500)["bytes"] == 1300
     assert growth(leaking, 500)["share"] == pytest.approx(1300 / 1600)
     assert growth(leaking[:3], 500)["share"] is None
@@ -360,7 +360,7 @@ def parts(*, with_peer: bool = True) -> dict[str, Any]:
     level = {OURS: turns(20, 1), NAIVE: turns(10, 4), **({PEER: turns(40, 1)} if with_peer else {})}
     gap = during({"streams": [[result([0.0, 1.0, 2.0])]], "late": result([2.5], sent=1.5)})
     slow = during({"streams": [[result([0.0, 1.0, 9.0])]], "late": result([8.5], sent=1.5)})
-    samples = [{"requests": n, "rss": 2 << 20, "pss": (1 << 20) + n, "anonymous": 5} for n in range(0, 2001, 100)]
+    samples = [{"requests": n, "rss": 2 << 20, "pss": 9, "anonymous": (1 << 20) + n} for n in range(0, 2001, 100)]
     return {
         "load/demo": {"levels": {"1": level, "16": level}, "idle_cores": 0.01, **told},
         "intruder/slice2": {OURS: gap, WHOLE: slow, **told},
@@ -379,7 +379,7 @@ def test_targets_are_met_or_missed_by_their_own_figures() -> None:
     assert "demo, 1 client: time to first token, p99, ours / naive loop" not in found
     assert found["slice2, a long prompt amid replies: p99 of their gaps, in pieces / whole"].value == 0.125
     assert found["slice2, same beginning: time to first token, later / first request"].value == pytest.approx(0.275)
-    assert found["demo: growth of memory (PSS) until 2,000 requests, as a part"].is_met
+    assert found["demo: growth of anonymous memory until 2,000 requests, as a part"].is_met
     assert found["demo: of 2,000 requests, failed"].is_met
 
 
@@ -443,6 +443,7 @@ def test_a_file_that_is_no_report_is_left_alone(
     [
         (["--threads", "0"], "--threads must be at least 1, got 0"),
         (["--turns", "0"], "--turns must be at least 1, got 0"),
+        (["--clients", "4", "0"], "--clients must lie in [1, 64], got [4, 0]"),
         (["--peer-server", "/nowhere/llama-server"], "there is no such file"),
         (["--only", "everything"], "invalid choice"),
     ],
@@ -453,6 +454,14 @@ def test_arguments_that_cannot_be_met_are_refused(
     with pytest.raises(SystemExit):
         serve.parse_arguments(["--directory", "x", *arguments])
     assert expected in capsys.readouterr().err
+
+
+def test_numbers_of_clients_and_turns_can_be_chosen() -> None:
+    options = serve.parse_arguments(["--directory", "x", "--clients", "4", "8", "--turns", "5"])
+    plan = serve.plan_of(options)
+    assert plan.levels == ((4, 12), (8, 16))
+    assert plan.turns == 5
+    assert serve.plan_of(serve.parse_arguments(["--directory", "x"])).levels == ((1, 6), (4, 12), (16, 32))
 
 
 @pytest.mark.slow
