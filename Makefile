@@ -13,17 +13,26 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help chat test check demo docs
+.PHONY: help chat web space test check demo docs
 
 help:
 	@echo 'make chat    open the chat; MODEL=PATH_OR_ID picks a model, ARGS="--system TEXT" passes any flag'
+	@echo 'make web     open the chat page in the browser; MODEL and ARGS as for the chat'
 	@echo 'make test    install the test tools and run the tests; ARGS=tests/cli picks some'
 	@echo 'make check   run every gate: format, lint, types, layers, documents, tests'
 	@echo 'make demo    train the embedded demo model anew, from data to exported weights'
 	@echo 'make docs    rewrite the generated documents'
+	@echo 'make space   complete the folder spaces/, for a ModelScope studio or a Hugging Face Space'
 
 chat: $(VENV)/.installed
 	@exec $(BIN)/python -m baichuan2 chat $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+
+web: $(VENV)/.installed
+	@exec $(BIN)/python -m baichuan2 web $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+
+space: $(VENV)/.installed-dev
+	@$(BIN)/python -m hatchling build --target sdist --directory build/space >&2
+	@mv build/space/baichuan2-*.tar.gz spaces/baichuan2.tar.gz
 
 test: $(VENV)/.installed-dev
 	@exec $(BIN)/python -m pytest $(ARGS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from baichuan2.cli.flags import Flag, flags_of
 from baichuan2.cli.main import COMMANDS
-from baichuan2.web.options import config_file
+from baichuan2.web.options import config_file, space_config_file
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = """\
@@ -65,7 +65,7 @@ def values_of(flag: Flag) -> str:
     return kind
 
 
-PAGES = {"docs/flags.md": flags_page, ".streamlit/config.toml": config_file}
+PAGES = {"docs/flags.md": flags_page, ".streamlit/config.toml": config_file, "spaces/.streamlit/config.toml": space_config_file}
 
 
 def main(arguments: list[str]) -> int:

@@ -46,7 +46,11 @@ def served(command: list[str], port: int) -> Iterator[str]:
             yield address
         finally:
             process.terminate()
-            process.communicate(timeout=30)
+            try:
+                process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
 
 
 def _answers(address: str) -> bool:
@@ -122,7 +126,8 @@ class Browser:
 
     def wait_for_replies(self, count: int) -> None:
         """Waits until so many replies stand there, and none is being written."""
-        wait_for(lambda: len(self.all("[data-testid=stPopover]")) == count and not self.all(".st-key-stop button"))
+        idle = "[data-testid=stApp][data-test-script-state=notRunning]"
+        wait_for(lambda: len(self.all("[data-testid=stPopover]")) == count and self.all(idle))
 
     def requests(self) -> set[str]:
         """Every address that the page has asked for so far."""

@@ -29,7 +29,7 @@ class ScriptedModel:
     context = 4096
 
     def __init__(self, *replies: str | Exception, piece: int = 3, pause: float = 0.0, dropped: int = 0) -> None:
-        self.ready = SimpleNamespace(name="Baichuan2-13B-Chat", generation_config=SimpleNamespace(**GENERATION))
+        self.ready = SimpleNamespace(name="example", generation_config=SimpleNamespace(**GENERATION))
         self.replies = list(replies)
         self.piece, self.pause, self.dropped = piece, pause, dropped
         self.asked: list[tuple[list[Message], SamplingSettings]] = []

@@ -127,7 +127,7 @@ def test_nothing_in_a_reply_runs_or_loads(browsers, scripted):
     )
     assert links
     assert not any("javascript" in link for link in links)
-    assert browser.all("[data-testid=stChatMessage] .katex")  # formulas are drawn
+    wait_for(lambda: browser.all("[data-testid=stChatMessage] .katex"))  # formulas are drawn
 
 
 def test_a_reply_grows_and_can_be_stopped(browsers, scripted):

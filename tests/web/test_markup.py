@@ -49,6 +49,11 @@ def test_a_fence_in_a_list_is_taken_out_with_its_indent():
     ]
 
 
+def test_a_fence_behind_the_mark_of_a_list_ends_where_it_ends():
+    reply = "- ```js\n  a\n  ```\n- b\n\n```\nc\n```"
+    assert shown(reply) == [Markdown("- ``` js\n  a\n  ```\n- b"), Code("c", "")]
+
+
 def test_three_ticks_inside_a_line_are_no_fence():
     assert parts_of("用 ```a``` 和 ```b`` c") == [Markdown("用 ```a``` 和 ```b`` c")]
 

@@ -13,6 +13,8 @@ __all__ = ["Code", "Markdown", "parts_of"]
 
 JOINER = "\N{WORD JOINER}"  # without width, and no place for a line to break
 FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^`]*)")
+# one that opens behind the mark of a list or a note: left to Markdown, up to its end
+ITEM_FENCE = re.compile(r"[ \t>]*(?:[-+*]|\d{1,9}[.)]|\[\^[^\]]+\]:)[ \t]+(?P<fence>`{3,}|~{3,})[^`]*")
 LANGUAGE = re.compile(r"[\w+#-]+")
 IMAGE = re.compile(r"!(?=\[)")
 # a fence with a language, which stands in a quotation or a note: those are left to Markdown
@@ -40,9 +42,13 @@ def parts_of(reply: str) -> list[Markdown | Code]:
     parts: list[Markdown | Code] = []
     lines: list[str] = []
     opened: re.Match[str] | None = None
+    in_item: re.Match[str] | None = None
     for line in re.split(r"\r\n?|\n", reply):
         fence = FENCE.fullmatch(line)
-        if opened is None and fence is not None:
+        if in_item is not None:
+            lines.append(line)
+            in_item = None if fence is not None and _closes(fence, in_item) else in_item
+        elif opened is None and fence is not None:
             _add_markdown(parts, lines)
             opened, lines = fence, []
         elif opened is not None and fence is not None and _closes(fence, opened):
@@ -50,6 +56,7 @@ def parts_of(reply: str) -> list[Markdown | Code]:
             opened, lines = None, []
         else:
             lines.append(line)
+            in_item = ITEM_FENCE.fullmatch(line) if opened is None else None
     if opened is not None:
         parts.append(_code(opened, lines))
     else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from baichuan2.settings import WebSettings
 
-__all__ = ["OPTIONS", "config_file", "options_for"]
+__all__ = ["OPTIONS", "config_file", "options_for", "space_config_file"]
 
 # what Chinese is set in where the first font lacks it: named, as else a browser may take the Japanese shapes
 FONTS = (
@@ -68,14 +68,19 @@ def options_for(settings: WebSettings) -> dict[str, Any]:
 
 
 def config_file() -> str:
-    """The table in the form of `.streamlit/config.toml`."""
+    """The table in the form of `.streamlit/config.toml`, for `streamlit run web_demo.py`."""
+    return _as_file(OPTIONS)
+
+
+def space_config_file() -> str:
+    """The same where others run the page for us, and decide the address."""
+    return _as_file({name: value for name, value in OPTIONS.items() if name != "server.address"})
+
+
+def _as_file(options: dict[str, Any]) -> str:
     sections: dict[str, list[str]] = {}
-    for name, value in OPTIONS.items():
+    for name, value in options.items():
         section, _, option = name.rpartition(".")
         sections.setdefault(section, []).append(f"{option} = {json.dumps(value, ensure_ascii=False)}")
-    blocks = ["\n".join([f"[{section}]", *lines]) for section, lines in sections.items()]
-    return (
-        "# Written by scripts/update_docs.py from src/baichuan2/web/options.py; edit that.\n\n"
-        + "\n\n".join(blocks)
-        + "\n"
-    )
+    header = "# Written by scripts/update_docs.py from src/baichuan2/web/options.py; edit that."
+    return "\n\n".join([header, *("\n".join([f"[{section}]", *lines]) for section, lines in sections.items())]) + "\n"

@@ -67,7 +67,8 @@ class _ReplyView:
         if not parts:
             self._places[0].markdown(f":gray[{self._words.thinking}]")
         for place, part, shown in zip(self._places, parts, [*self._shown, *[None] * len(parts)], strict=False):
-            if part != shown:
+            # the last one always: while it draws, Streamlit looks whether its user has clicked or gone
+            if part != shown or part is parts[-1]:
                 _draw_part(place, part)
         for place in self._places[max(len(parts), 1) :]:
             place.empty()
