@@ -388,7 +388,7 @@ def test_functions_get_no_arguments_that_nobody_named_unless_they_are_open(gramm
     assert takes({"properties": {}, "additionalProperties": True}, '{"b": 1}')
     assert takes({"type": "object"}, '{"b": 1}')
     assert takes({"properties": {"a": {}}, "required": ["b"]}, '{"b": 1}')
-    assert takes({"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}, '{"a": 1, "b": 1}')
+    assert takes({"properties": {"a": {}}, "allOf": [{"properties": {"b": {}}}]}, '{"a": 1, "b": 1}')
     definitions = {"$defs": {"n": {"type": "null"}}, "properties": {"a": {"$ref": "#/$defs/n"}}}
     assert takes(definitions, '{"a": null}')
     assert not takes(definitions, '{"a": 1}')
