@@ -39,6 +39,7 @@ FEATURES = {
     "error_params": "errors name the field in `param`",
     "error_codes": "errors bear OpenAI's words in `code`",
     "refusals": "what our server does not know is refused: suffix, best_of, echo with logprobs",
+    "request_id": "answers name the request in x-request-id",
     "ignore_eos": "replies of a fixed length by ignore_eos",
 }
 
