@@ -31,7 +31,7 @@ from cpu_limits import available_cores, hardware  # noqa: E402
 from serve_models import ModelPair, prepare  # noqa: E402
 from serve_page import MARKS, page  # noqa: E402
 from serve_scenarios import SCENARIOS, Bench, ClientsError, Plan  # noqa: E402
-from serve_servers import ServerError, peer_version  # noqa: E402
+from serve_servers import ServerError, end_servers_on_signals, peer_version  # noqa: E402
 from serve_targets import verdicts  # noqa: E402
 from serve_workload import Sizes  # noqa: E402
 
@@ -112,6 +112,7 @@ def main() -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    end_servers_on_signals()
     failed = measure(options, path, report)
     found = verdicts(report["parts"])
     for verdict in found:

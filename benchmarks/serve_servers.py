@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -152,6 +153,12 @@ def peer_version(program: Path) -> str:
 def _environment(threads: int | None) -> dict[str, str]:
     """None leaves the number of threads to the server."""
     return {"HF_HUB_OFFLINE": "1", **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
+
+
+def end_servers_on_signals() -> None:
+    """From now on SIGTERM and SIGHUP end the program as Ctrl-C does: its servers first."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def free_port() -> int:

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -271,6 +272,34 @@ def test_a_server_that_dies_is_told_with_its_last_words(tmp_path: Path) -> None:
     server.stop()
     with pytest.raises(ServerError, match="cannot be started"):
         Server("absent", [tmp_path / "nothing"], tmp_path / "log").start()
+
+
+HEALTHY = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", {port}), Handler).serve_forever()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_whoever_ends_the_script_ends_its_servers(number: int, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys, time; sys.path.insert(0, {str(Path(serve.__file__).parent)!r})\n"
+        "from pathlib import Path\nfrom serve_servers import Server, end_servers_on_signals\nend_servers_on_signals()\n"
+        f"with Server('x', [sys.executable, '-c', {HEALTHY!r}], Path({str(tmp_path / 'log')!r})) as server:\n"
+        "    print(server._process.pid, flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert process_memory(pid)["rss"] > 0
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 128 + number
+    assert process_memory(pid) == {}
 
 
 def test_memory_is_that_of_a_process_and_its_children() -> None:
