@@ -22,7 +22,9 @@ PROBE = """
 import sys
 from baichuan2.cli.main import main
 code = main(sys.argv[1:])
-heavy = {"torch", "transformers", "numpy", "tokenizers", "prompt_toolkit", "rich", "fastapi", "uvicorn", "pydantic"} & set(sys.modules)
+heavy = {"torch", "transformers", "numpy", "tokenizers", "prompt_toolkit", "rich", "fastapi", "uvicorn", "pydantic"}
+heavy |= {"streamlit"}
+heavy &= set(sys.modules)
 assert not heavy, heavy
 sys.exit(code)
 """
