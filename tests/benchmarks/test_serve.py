@@ -494,14 +494,24 @@ def test_numbers_of_clients_and_turns_can_be_chosen() -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_script_runs(tmp_path: Path) -> None:
-    script = Path(serve.__file__)
-    command = [sys.executable, str(script), "--directory", str(tmp_path / "models"), "--models", "demo", "tiny",
-               "--quick", "--threads", "1", "--page", str(tmp_path / "serve.json")]  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "only", "parts_of"),
+    [
+        ("demo", ["load", "memory"], ["load/demo", "memory/demo"]),
+        ("tiny", ["intruder"], ["intruder/tiny"]),
+        ("tiny", ["prefix"], ["prefix/tiny"]),
+    ],
+)
+def test_the_whole_script_runs(model: str, only: list[str], parts_of: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, serve.__file__, "--directory", str(tmp_path / "models"), "--models", model, "--quick",
+               "--threads", "1", "--page", str(tmp_path / "serve.json"), "--only", *only]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads((tmp_path / "serve.json").read_text(encoding="utf-8"))
-    assert list(report["parts"]) == ["load/demo", "load/tiny", "intruder/tiny", "prefix/tiny", "memory/demo"]
-    for found in report["parts"]["load/demo"]["levels"].values():
-        assert [one["failed"] for turns_of in found.values() for one in turns_of] == [0, 0]
-    assert report["parts"]["memory/demo"][OURS]["failed"] == 0
+    found = json.loads((tmp_path / "serve.json").read_text(encoding="utf-8"))["parts"]
+    assert list(found) == parts_of
+    for servers in found.get("load/demo", {"levels": {}})["levels"].values():
+        assert [one["failed"] for turns_of in servers.values() for one in turns_of] == [0, 0]
+    assert found.get("memory/demo", {OURS: {"failed": 0}})[OURS]["failed"] == 0
+    for part in (found.get("intruder/tiny", {}), found.get("prefix/tiny", {})):
+        assert [server["errors"] for server in part.values() if isinstance(server, dict)] in ([], [[], []])
+    assert (tmp_path / "serve.md").read_text(encoding="utf-8").startswith("# Serving on a processor")
