@@ -168,7 +168,9 @@ def test_two_ranks_give_what_one_gives(tmp_path: Path, size: str, heads: int, wi
 def test_two_stages_give_what_one_gives(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "folder", *SHAPES[2])
     expected = our_greedy(ours(folder), prompts_for_tests())
-    with engine(folder, pipeline_parallel_size=2) as model:
+    # traced, but not compiled: on the processor vLLM 0.32 fails with stages of a model that it runs untraced
+    traced = {"enforce_eager": False, "compilation_config": {"backend": "eager"}}
+    with engine(folder, pipeline_parallel_size=2, **traced) as model:
         assert greedy(model, prompts_for_tests()) == expected
 
 
