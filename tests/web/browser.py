@@ -1,7 +1,9 @@
 """A headless Chromium that looks at the page, with a log of everything that it asked the network for."""
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -38,7 +40,14 @@ def free_port() -> int:
 @contextmanager
 def served(command: list[str], port: int) -> Iterator[str]:
     """The address of a server that `command` starts, once it answers; it is ended afterwards."""
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONFAULTHANDLER": "1"},
+    ) as process:
         try:
             address = f"http://127.0.0.1:{port}"
             wait_for(lambda: process.poll() is not None or _answers(address))
@@ -49,8 +58,9 @@ def served(command: list[str], port: int) -> Iterator[str]:
             try:
                 process.communicate(timeout=60)
             except subprocess.TimeoutExpired:
-                process.kill()
-                raise
+                process.send_signal(signal.SIGABRT)  # the fault handler tells what each thread was doing
+                output, _ = process.communicate(timeout=30)
+                raise AssertionError(f"the server does not end:\n{output[-20_000:]}") from None
 
 
 def _answers(address: str) -> bool:

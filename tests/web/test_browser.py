@@ -177,11 +177,11 @@ def test_users_are_apart_and_a_long_reply_is_followed(browsers, scripted):
     first, second = browsers(address, height=600), browsers(address, language="en-US", is_dark=True)
     first.send("只有我知道")
     first.wait_for_replies(1)
-    scrolled = first.driver.execute_script(
+    distance = (
         "const page = document.querySelector('[data-testid=stAppScrollToBottomContainer]');"
         "return page.scrollHeight - page.clientHeight - page.scrollTop"
     )
-    assert abs(scrolled) < 50
+    wait_for(lambda: abs(first.driver.execute_script(distance)) < 50, 20)
     assert "只有我知道" not in second.texts("body")[0]
     assert "How can I help?".lower() in second.texts("body")[0].lower()
 
