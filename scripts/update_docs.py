@@ -65,7 +65,11 @@ def values_of(flag: Flag) -> str:
     return kind
 
 
-PAGES = {"docs/flags.md": flags_page, ".streamlit/config.toml": config_file, "spaces/.streamlit/config.toml": space_config_file}
+PAGES = {
+    "docs/flags.md": flags_page,
+    ".streamlit/config.toml": config_file,
+    "spaces/.streamlit/config.toml": space_config_file,
+}
 
 
 def main(arguments: list[str]) -> int:
