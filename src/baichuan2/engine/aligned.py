@@ -87,9 +87,10 @@ class AlignedBatch:
     @torch.inference_mode()
     def open(self, token_ids: Sequence[int]) -> AlignedHeld | None:
         """A sequence that begins with these; see `Batch`."""
-        if not self._make_room(len(token_ids)):
+        if not self._fits(len(token_ids)):
             return None
         layers, num_reused = self._longest_beginning(token_ids)
+        self._make_room(len(token_ids))  # not before: it may forget just that beginning
         cache = new_cache(self._layer_class)
         cache.layers = [self._layer(parts, num_reused) for parts in layers]
         held = AlignedHeld(num_reused, cache, len(token_ids), tuple(token_ids))
@@ -220,6 +221,7 @@ class AlignedBatch:
             if layer.buffers is None:
                 layer.take_over(_empty_like(own.buffers, len(self._held), self._columns), self._columns, own.dtype)
             for target, source in zip(_flat(layer.buffers), _flat(own.buffers), strict=True):
+                target[row, :, :start] = 0  # who had the row before may have left what is no number
                 target[row, :, start : self._columns] = source[0, :, : held.num_tokens]
         self._cache.layers = layers
         self._held[row], self._firsts[row], self._decoder = held, start, None
@@ -253,11 +255,15 @@ class AlignedBatch:
         layer.take_over(copies, num_held, self._model.dtype)
         return layer
 
+    def _fits(self, num_tokens: int) -> bool:
+        """Whether there is room for so many tokens beside the open sequences."""
+        return sum(held.num_reserved for held in self._open) + num_tokens <= self.capacity
+
     def _make_room(self, num_tokens: int) -> bool:
         """Forgets what was kept until so many tokens fit; False where even that does not help."""
-        taken = sum(held.num_reserved for held in self._open) + num_tokens
-        if taken > self.capacity:
+        if not self._fits(num_tokens):
             return False
+        taken = sum(held.num_reserved for held in self._open) + num_tokens
         while taken + sum(len(kept.token_ids) for kept in self._kept.values()) > self.capacity:
             self._kept.popitem(last=False)
         return True

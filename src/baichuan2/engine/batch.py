@@ -38,7 +38,7 @@ class Batch(Protocol):
 
     @property
     def most_tokens(self) -> int:
-        """Of all parts of a step together."""
+        """Of all parts of a step together; where each is a pass of its own, of one of them."""
 
     @property
     def takes_guesses(self) -> bool:

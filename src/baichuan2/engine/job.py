@@ -48,6 +48,8 @@ class Job:
         self.held: Held | None = None
         self.num_reused = 0
         self.was_preempted = False
+        self.num_passed_over = 0
+        """Steps since it was last in one."""
         self.is_cancelled = self.is_done = False
         self._limit = min(request.sampling.max_new_tokens, context - len(self.token_ids))
         self._chooser: Chooser | None = None
@@ -69,13 +71,10 @@ class Job:
             self._chooser = Chooser(self.request.sampling, self.request.prompt_ids, device, self.request.constraint)
         return self._chooser
 
-    def num_common(self, other: "Job") -> int:
-        """How many tokens both prompts begin with."""
+    def begins_like(self, other: "Job", num_tokens: int) -> bool:
+        """Whether both texts begin with the same `num_tokens` tokens, and this one goes on behind them."""
         mine, others = self.token_ids, other.token_ids
-        most = min(len(mine), len(others))
-        if mine[:most] == others[:most]:
-            return most
-        return next(place for place in range(most) if mine[place] != others[place])
+        return num_tokens < len(mine) and num_tokens <= len(others) and mine[:num_tokens] == others[:num_tokens]
 
     def draft(self, most: int) -> list[int]:
         """Guesses of the tokens after the next one, at most so many, where the request wants them."""
@@ -97,14 +96,16 @@ class Job:
             reason = "stop"
         elif self.num_new >= self._limit:
             reason = "length"
-        self.is_done = reason is not None
+        if reason is not None:
+            self.is_done = True
         self._hand_over(TokenStep(token_id, reason, choice.logprob, choice.top_logprobs))
 
     def fail(self, error: BaichuanError) -> None:
-        """Ends the request with an error."""
+        """Ends the request with an error; what a step in work may still bring is not delivered."""
         if not self.is_done:
             self.is_done = True
             self._hand_over(error)
+            self.is_cancelled = True
 
     def _hand_over(self, item: TokenStep | BaichuanError) -> None:
         """Calls whoever gets the tokens; one who cannot take them is one who has left."""

@@ -73,10 +73,9 @@ class PagedBatch:
 
     def open(self, token_ids: Sequence[int]) -> Held | None:
         """A sequence that begins with these; see `Batch`."""
-        table, num_reused = self._pool.match(token_ids)
-        if -(-len(token_ids) // PAGE_TOKENS) - len(table.pages) > self._pool.num_free_tokens // PAGE_TOKENS:
-            table.free()
+        if not self._pool.has_room(token_ids):  # asked in every step while somebody waits: nothing is copied for that
             return None
+        table, num_reused = self._pool.match(token_ids)
         return PagedHeld(num_reused, table)
 
     def reserve(self, held: Held, num_new: int) -> bool:

@@ -191,24 +191,24 @@ class PagePool:
             total_evicted_pages=self._evicted,
         )
 
+    def has_room(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether pages can be had for all of a prompt, beside those that `match` would find."""
+        found = self._beginning(array("i", prompt_ids[:-1]))
+        num_kept = sum(block.num_users == 0 for block in found)
+        return _num_pages(len(prompt_ids)) - len(found) <= self._num_available - num_kept
+
     def match(self, prompt_ids: Sequence[int]) -> tuple[PageTable, int]:
         """A table for a prompt, and how many of its first tokens the table holds already, never the last.
 
         It is the longest beginning that an open sequence holds or an ended one has left, token for token.
         """
-        for other in self._open_tables():
-            self._index(other)
         table = PageTable(self)
         ids = array("i", prompt_ids[:-1])
-        block, start = self._root, 0
-        while start + PAGE_TOKENS <= len(ids):
-            found = block.find(ids[start : start + PAGE_TOKENS].tobytes())
-            if found is None:
-                break
+        for found in self._beginning(ids):
             self._use(found)
             table._blocks.append(found)
             table.pages.append(found.page)
-            block, start = found, start + PAGE_TOKENS
+        block, start = self._last_block(table), len(table._blocks) * PAGE_TOKENS
         self._tables.setdefault(block, set()).add(table)
         num_reused = start + self._copy_beginning(table, block, ids[start : start + PAGE_TOKENS].tobytes())
         table._ids = ids[:num_reused]
@@ -223,6 +223,19 @@ class PagePool:
     @property
     def _num_available(self) -> int:
         return len(self._free) + len(self._kept)
+
+    def _beginning(self, ids: "array[int]") -> list[Block]:
+        """The full pages of the longest beginning of these ids that there is."""
+        for other in self._open_tables():
+            self._index(other)
+        blocks: list[Block] = []
+        block = self._root.find(ids[:PAGE_TOKENS].tobytes()) if len(ids) >= PAGE_TOKENS else None
+        while block is not None:
+            blocks.append(block)
+            start = len(blocks) * PAGE_TOKENS
+            is_full = start + PAGE_TOKENS <= len(ids)
+            block = block.find(ids[start : start + PAGE_TOKENS].tobytes()) if is_full else None
+        return blocks
 
     def _open_tables(self) -> list[PageTable]:
         return [table for tables in self._tables.values() for table in tables]

@@ -38,6 +38,9 @@ class Round:
         self._greedy: dict[Job, Choice] = {}
         self._parts: list[Part] = []
         wanted = self._shares(running)
+        self._room_for_guesses = batch.most_tokens - sum(wanted.values())
+        for job in running:
+            job.num_passed_over = 0 if job in wanted else job.num_passed_over + 1
         for job in sorted(wanted, key=lambda job: job.number):  # the oldest finds room at the others' cost
             if job not in self.preempted:
                 self._add(job, wanted[job], [other for other in running if other.number > job.number])
@@ -46,19 +49,22 @@ class Round:
         """How many tokens each job computes; those that must wait for another step are left out."""
         replies = [job for job in running if job.num_pending == 1]
         prompts = [job for job in running if job.num_pending > 1]
-        most = self._batch.most_tokens
-        # where not all fit into a step, those that have said least come first
-        shares = dict.fromkeys(sorted(replies, key=lambda job: job.num_new)[:most], 1)
-        room = min(most - len(shares), self._batch.tokens_beside(len(replies)))
-        if prompts and not self._batch.is_one_pass:  # each part costs a pass: a whole one, of who had the least so far
-            job = min(prompts, key=lambda job: (len(job.token_ids) - job.num_pending, job.number))
-            shares[job] = min(job.num_pending, room)
+        most, beside = self._batch.most_tokens, self._batch.tokens_beside(len(replies))
+        if not self._batch.is_one_pass:
+            shares = dict.fromkeys(replies, 1)
+            if prompts:  # each costs a pass: one, of who had the least so far, unless he came before others often
+                job = min(prompts, key=lambda job: (_num_held(job) - beside * job.num_passed_over, job.number))
+                shares[job] = min(job.num_pending, beside)
             return shares
-        for index, job in enumerate(sorted(prompts, key=lambda job: job.num_pending)):
-            share = min(job.num_pending, -(-room // (len(prompts) - index)))
-            if share > 0:
-                shares[job] = share
-                room -= share
+        # where not all fit into a step, prompts get half of it, and those that have waited the longest come first
+        beside = min(beside, sum(job.num_pending for job in prompts))
+        num_replies = max(most - beside, most // 2)
+        shares = dict.fromkeys(sorted(replies, key=lambda job: -job.num_passed_over)[:num_replies], 1)
+        room = min(most - len(shares), beside)
+        served = sorted(prompts, key=lambda job: (-job.num_passed_over, job.num_pending))[:room]
+        for index, job in enumerate(sorted(served, key=lambda job: job.num_pending)):
+            shares[job] = min(job.num_pending, -(-room // (len(served) - index)))
+            room -= shares[job]
         return shares
 
     def _add(self, job: Job, num_tokens: int, younger: list[Job]) -> None:
@@ -67,10 +73,10 @@ class Round:
         assert held is not None
         guesses: list[int] = []
         if self._batch.takes_guesses and job.num_pending == 1 and job.num_new > 0:
-            taken = sum(len(part.token_ids) for part in self._parts)
-            guesses = job.draft(self._batch.most_tokens - taken - 1)
+            guesses = job.draft(self._room_for_guesses)
             if not self._batch.reserve(held, 1 + len(guesses)):
                 guesses = []
+            self._room_for_guesses -= len(guesses)
         while not self._batch.reserve(held, num_tokens):
             leaving = [other for other in younger if other not in self.preempted and other not in self.jobs]
             if not leaving:
@@ -102,7 +108,7 @@ class Round:
         for job, part, rows in zip(self.jobs, self._parts, logits, strict=True):
             if part.num_wanted:
                 self._logits[job] = rows
-                if part.num_wanted == 1 and job.chooser(rows.device).is_plain:
+                if part.num_wanted == 1 and _is_plain(job, rows.device):
                     plain.append(job)
         is_here = bool(logits) and logits[0].device.type == "cpu"
         at_once = max(1, (ALONE - 1) // logits[0].shape[-1]) if is_here else len(plain) or 1
@@ -115,7 +121,7 @@ class Round:
     def choose(self, job: Job) -> int:
         """Chooses and delivers the next tokens of a job, if its part ends where its text ends; how many they are."""
         logits = self._logits.get(job)
-        if logits is None or job.is_cancelled:
+        if logits is None or job.is_cancelled or job.is_done:
             return 0
         before = job.num_new
         try:
@@ -142,3 +148,15 @@ class Round:
         surplus = job.held.num_tokens - (len(job.token_ids) - 1)
         if surplus > 0:
             self._batch.crop(job.held, job.held.num_tokens - surplus)
+
+
+def _num_held(job: Job) -> int:
+    return len(job.token_ids) - job.num_pending
+
+
+def _is_plain(job: Job, device: torch.device) -> bool:
+    """Whether the job's token may be chosen with others'; one that cannot choose finds that out alone, in `choose`."""
+    try:
+        return job.chooser(device).is_plain
+    except Exception:
+        return False

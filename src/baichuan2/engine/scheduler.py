@@ -5,9 +5,11 @@ and beside them a piece of the prompts that are not computed yet, so that a long
 submits a request gets its tokens by a call in that thread, as soon as each is chosen. This module never sees a string.
 """
 
+import gc
 import logging
 import queue
 import threading
+import traceback
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -106,9 +108,10 @@ class Scheduler:
         self._running: list[Job] = []
         self._num_submitted = 0
         self._is_closing = False
+        self._cache_tokens, self._cache_capacity = 0, self._batch.capacity
         self._changed = threading.Condition()
         self._totals: Counter[str] = Counter()
-        self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
     def submit(self, request: Request, deliver: Deliver) -> Ticket:
@@ -149,8 +152,8 @@ class Scheduler:
             return Load(
                 num_running=len(self._running),
                 num_waiting=len(self._waiting),
-                cache_tokens=self._batch.num_used,
-                cache_capacity=self._batch.capacity,
+                cache_tokens=self._cache_tokens,  # the batch itself is the other thread's
+                cache_capacity=self._cache_capacity,
                 total_prompt_tokens=self._totals["prompt"],
                 total_reused_tokens=self._totals["reused"],
                 total_new_tokens=self._totals["new"],
@@ -171,20 +174,32 @@ class Scheduler:
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout=60)
 
+    def _run(self) -> None:
+        try:
+            self._work()
+        except Exception:
+            logger.exception("the engine has stopped")
+        finally:  # whatever ended it, nobody waits for ever
+            with self._changed:
+                self._is_closing = True
+                left = [*self._running, *self._waiting]
+                self._running, self._waiting = [], []
+                self._changed.notify_all()
+            for job in left:
+                job.fail(GenerationError("the engine has stopped and replies no more: start it anew"))
+
     def _work(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._running or self._is_closing)
-                self._leave()
-                self._join()
-                if not self._running:
-                    if self._is_closing and not self._waiting:
-                        return
-                    assert not self._waiting or any(
-                        job.is_cancelled for job in self._waiting
-                    )  # an empty cache has room
-                    continue
             try:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._waiting or self._running or self._is_closing)
+                    self._leave()
+                    self._join()
+                    self._cache_tokens = self._batch.num_used
+                    if not self._running:
+                        if self._is_closing and not self._waiting:
+                            return
+                        continue
                 self._advance()
             except Exception as error:
                 self._fail(error)
@@ -215,11 +230,13 @@ class Scheduler:
             if self._is_being_computed(job):
                 passed.add(job.number)
                 continue
+            self._waiting.remove(job)
+            self._running.append(job)  # also where opening fails: then it ends with the others
             job.held = self._batch.open(job.token_ids)
             if job.held is None:
+                assert len(self._running) > 1, "an empty cache has no room"
+                self._waiting.append(self._running.pop())
                 return
-            self._waiting.remove(job)
-            self._running.append(job)
             if not job.was_preempted:
                 job.num_reused = job.held.num_tokens
                 self._totals["prompt"] += len(job.request.prompt_ids)
@@ -229,10 +246,10 @@ class Scheduler:
         """Whether a running prompt that begins alike will soon have what this one needs."""
         for other in self._running:
             held = other.held
-            if held is not None and other.num_pending > 1:
-                shared = job.num_common(other)
-                if shared >= LEAST_SHARED and held.num_tokens < shared:
-                    return True
+            if held is None or other.num_pending == 1:
+                continue
+            if job.begins_like(other, max(LEAST_SHARED, held.num_tokens + 1)):
+                return True
         return False
 
     def _advance(self) -> None:
@@ -259,10 +276,13 @@ class Scheduler:
             cause.__cause__ = error
         with self._changed:
             failed, self._running = self._running, []
-            self._batch = self._batches.new()
         for job in failed:
             job.held = None
             job.fail(cause)
+        traceback.clear_frames(error.__traceback__)  # whoever keeps the error keeps no cache with it
+        del self._batch
+        gc.collect()  # tables that are open and their pool refer to each other, and the pool may be half of the memory
+        self._batch = self._batches.new()
 
 
 def _steps(ticket: Ticket, delivered: "queue.SimpleQueue[TokenStep | BaichuanError]") -> Iterator[TokenStep]:
