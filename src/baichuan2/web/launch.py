@@ -19,7 +19,15 @@ from baichuan2.web.options import options_for
 if TYPE_CHECKING:
     from baichuan2.checkpoints.load import ReadyModel
 
-__all__ = ["PageSettings", "check_address", "page_settings", "run_page", "set_page_settings", "url_of"]
+__all__ = [
+    "PageSettings",
+    "ask_nobody_for_our_address",
+    "check_address",
+    "page_settings",
+    "run_page",
+    "set_page_settings",
+    "url_of",
+]
 
 SCRIPT = Path(__file__).with_name("script.py")
 

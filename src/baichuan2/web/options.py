@@ -27,6 +27,7 @@ OPTIONS: dict[str, Any] = {
     "client.showErrorLinks": False,
     "client.toolbarMode": "minimal",
     "server.address": "localhost",
+    "server.allowedHosts": list(LOCAL_HOSTS),  # no name that somebody else points at this machine (DNS rebinding)
     "server.fileWatcherType": "none",
     "server.maxUploadSize": 1,
     "server.runOnSave": False,
@@ -60,8 +61,8 @@ def options_for(settings: WebSettings) -> dict[str, Any]:
         "server.headless": True,  # whether the browser opens is decided here
         "logger.hideWelcomeMessage": True,
     }
-    if settings.host in LOCAL_HOSTS:  # no name that somebody else points at this machine will do (DNS rebinding)
-        options["server.allowedHosts"] = list(LOCAL_HOSTS)
+    if settings.host not in LOCAL_HOSTS:
+        del options["server.allowedHosts"]
     if settings.theme != "auto":
         options["theme.base"] = settings.theme
     return options
@@ -74,7 +75,8 @@ def config_file() -> str:
 
 def space_config_file() -> str:
     """The same where others run the page for us, and decide the address."""
-    return _as_file({name: value for name, value in OPTIONS.items() if name != "server.address"})
+    here_alone = ("server.address", "server.allowedHosts")
+    return _as_file({name: value for name, value in OPTIONS.items() if name not in here_alone})
 
 
 def _as_file(options: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from baichuan2 import __version__
 from baichuan2.errors import BaichuanError
 from baichuan2.settings import SamplingSettings
 from baichuan2.web.background import BackgroundReply
-from baichuan2.web.launch import PageSettings
+from baichuan2.web.launch import PageSettings, ask_nobody_for_our_address
 from baichuan2.web.picture import LOGO
 from baichuan2.web.sharing import SharedModel, shared_model
 from baichuan2.web.sidebar import draw_sidebar
@@ -27,6 +27,7 @@ STYLE = Path(__file__).with_name("style.css")
 
 def show_page(settings: PageSettings) -> None:
     """Draws the page for the user whose script this is."""
+    ask_nobody_for_our_address()  # here as well, as `streamlit run` does not come by `run_page`
     words = _words(settings)
     about = words.about.format(version=__version__)
     st.set_page_config(page_title="Baichuan 2", page_icon=LOGO, menu_items={"About": about})
