@@ -1,15 +1,18 @@
 """`baichuan2 serve --engine vllm`: what vLLM is started with, and what is refused; vLLM itself is not needed."""
 
+import asyncio
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from baichuan2.checkpoints.locate import locate
 from baichuan2.errors import SettingsError
 from baichuan2.server.vllm_engine import start_of
+from baichuan2.server.vllm_gate import VARIABLE, VllmGate
 from baichuan2.settings import LoadSettings, SamplingSettings, ServeSettings
 
 
@@ -32,7 +35,7 @@ def test_the_defaults_are_as_closed_as_our_own_server() -> None:
     assert value_of(start.arguments, "--max-num-seqs") == "16"
     assert value_of(start.arguments, "--max-num-queued-reqs") == str(16 + 64)
     assert "--override-generation-config" not in start.arguments
-    assert start.environment == {}
+    assert start.environment.keys() == {VARIABLE}
 
 
 def test_settings_become_arguments(tmp_path: Path) -> None:
@@ -54,7 +57,7 @@ def test_settings_become_arguments(tmp_path: Path) -> None:
     generation = json.loads(value_of(start.arguments, "--override-generation-config"))
     assert generation == {"temperature": 0.5, "top_k": 3, "max_new_tokens": 64}
     assert start.arguments[-4:] == ("--tensor-parallel-size", "2", "--attention-backend", "TRITON_ATTN")
-    assert start.environment == {"HF_HUB_OFFLINE": "1"}
+    assert start.environment["HF_HUB_OFFLINE"] == "1"
 
 
 def test_greedy_is_a_temperature_of_zero() -> None:
@@ -62,12 +65,51 @@ def test_greedy_is_a_temperature_of_zero() -> None:
     assert json.loads(value_of(start.arguments, "--override-generation-config"))["temperature"] == 0.0
 
 
-def test_the_key_is_not_on_the_command_line() -> None:
-    start = start_of(LoadSettings(), SamplingSettings(), settings(api_key="one-long-secret"))
-    assert start.environment == {"VLLM_API_KEY": "one-long-secret"}
-    assert "one-long-secret" not in " ".join(start.arguments)
-    with pytest.raises(SettingsError, match="takes one API key, got 2"):
-        start_of(LoadSettings(), SamplingSettings(), settings(api_key="one-long-secret,another-secret"))
+def answer_of(gate: VllmGate, path: str, **headers: str) -> int | str:
+    """The status that the gate answers with; "let through" where it does not answer."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "headers": [(b"content-type", b"application/json"), *named],
+    }
+    asyncio.run(gate(scope, receive, send))
+    return sent[0]["status"] if sent else "let through"
+
+
+async def all_routes(scope: Any, receive: Any, send: Any) -> None:
+    """vLLM's routes, which answer everybody."""
+
+
+def test_every_path_of_vllm_asks_for_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = settings(api_key="one-long-secret,another-secret", host="0.0.0.0")
+    start = start_of(LoadSettings(), SamplingSettings(), asked)
+    assert "one-long-secret" not in " ".join(start.arguments)  # which other users can read
+    assert value_of(start.arguments, "--middleware") == f"{VllmGate.__module__}.{VllmGate.__name__}"
+    monkeypatch.setenv(VARIABLE, start.environment[VARIABLE])
+    gate = VllmGate(all_routes)
+    for path in ("/v1/chat/completions", "/invocations", "/tokenize", "/metrics", "/openapi.json"):
+        assert answer_of(gate, path) == 401
+        assert answer_of(gate, path, authorization="Bearer wrong-long-secret") == 401
+        assert answer_of(gate, path, authorization="Bearer another-secret", host="any.example") == "let through"
+    assert answer_of(gate, "/health") == "let through"
+
+
+def test_without_a_key_vllm_answers_to_local_names_and_bodies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = start_of(LoadSettings(), SamplingSettings(), settings(max_body="1b"))
+    monkeypatch.setenv(VARIABLE, start.environment[VARIABLE])
+    gate = VllmGate(all_routes)
+    assert answer_of(gate, "/invocations", host="evil.example:8000") == 403
+    assert answer_of(gate, "/invocations", host="localhost:8000") == 413
 
 
 @pytest.mark.parametrize(
@@ -79,7 +121,7 @@ def test_the_key_is_not_on_the_command_line() -> None:
         (SamplingSettings, "kv_cache", "int8"),
         (SamplingSettings, "max_new_tokens", 5),
         (ServeSettings, "drop_oldest", True),
-        (ServeSettings, "max_body", "1MiB"),
+        (ServeSettings, "write_seconds", 1.0),
     ],
 )
 def test_what_vllm_cannot_follow_is_refused_by_name(group: type, field: str, value: object) -> None:

