@@ -47,6 +47,24 @@ def test_a_beginning_is_not_forgotten_to_make_room_for_who_wants_it():
     assert batch.open([*ids, 5]).num_tokens == 100
 
 
+@torch.inference_mode()
+def test_rows_take_no_more_room_than_there_is():
+    model = tiny_model("7b")
+    small, large = AlignedBatch(model, capacity=400), AlignedBatch(model, capacity=4000)
+    prompts = [[*range(5 + number, 95 + number)] for number in range(3)]
+    results = []
+    for batch in (small, large):
+        held = [batch.open(prompt) for prompt in prompts]
+        seen = add(batch, *zip(held, prompts, strict=True))
+        for token in range(20):
+            seen += add(batch, *((one, [5 + token]) for one in held))
+        results.append(torch.cat(seen))
+    torch.testing.assert_close(*results)
+    assert [len(batch._held) for batch in (small, large)] == [3, 4]  # a free one, so that they are a power of two
+    assert small.open([5] * 50) is None  # it would be a row of 111
+    assert large.open([5] * 50) is not None
+
+
 @pytest.mark.skipif(steps.most_rows(is_16_bits=True) < 8, reason="replies are no steps in C here")
 def test_asking_for_room_in_vain_copies_nothing():
     model = tiny_model("7b", max_position_embeddings=512).to(torch.bfloat16)

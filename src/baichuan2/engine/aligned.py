@@ -65,7 +65,7 @@ class AlignedBatch:
     is_one_pass = False
 
     def __init__(self, model: Any, *, capacity: int, kv_cache: str = "same") -> None:
-        """`capacity`: how many tokens may be held in all."""
+        """`capacity`: how many tokens may be held in all, the padding of rows among them."""
         self.capacity = capacity
         self._model = model
         self._pace = Pace(LEAST_TOKENS, MOST_TOKENS)
@@ -87,10 +87,11 @@ class AlignedBatch:
     @torch.inference_mode()
     def open(self, token_ids: Sequence[int]) -> AlignedHeld | None:
         """A sequence that begins with these; see `Batch`."""
-        if not self._fits(len(token_ids)):
+        lengths = [*(other.num_reserved for other in self._open), len(token_ids)]
+        if _room_of(lengths) > self.capacity:
             return None
         layers, num_reused = self._longest_beginning(token_ids)
-        self._make_room(len(token_ids))  # not before: it may forget just that beginning
+        self._make_room(lengths)  # not before: it may forget just that beginning
         cache = new_cache(self._layer_class)
         cache.layers = [self._layer(parts, num_reused) for parts in layers]
         held = AlignedHeld(num_reused, cache, len(token_ids), tuple(token_ids))
@@ -100,12 +101,12 @@ class AlignedBatch:
     def reserve(self, held: Held, num_new: int) -> bool:
         """Room for more tokens of a sequence; see `Batch`."""
         assert isinstance(held, AlignedHeld)
-        missing = held.num_tokens + num_new - held.num_reserved
-        if missing <= 0:
+        length = held.num_tokens + num_new
+        if length <= held.num_reserved:
             return True
-        if not self._make_room(missing):
+        if not self._make_room([*(other.num_reserved for other in self._open if other is not held), length]):
             return False
-        held.num_reserved += missing
+        held.num_reserved = length
         return True
 
     @torch.inference_mode()
@@ -120,6 +121,8 @@ class AlignedBatch:
                 logits[index] = self._alone(part)
         for index in together:
             self._enter(parts[index].held)
+        if len(self._held) * (self._columns + 1) > self.capacity:  # rows that are free take room as others do
+            self._arrange(0, num_joining=0)
         if together:
             chosen = [parts[index] for index in together]
             logits.update(zip(together, self._rows_logits(chosen), strict=True))
@@ -227,11 +230,17 @@ class AlignedBatch:
         self._held[row], self._firsts[row], self._decoder = held, start, None
         held.cache = None
 
-    def _arrange(self, num_tokens: int) -> None:
-        """Rows for one sequence more, as many columns as the longest has tokens, and no row that nobody has."""
+    def _arrange(self, num_tokens: int, *, num_joining: int = 1) -> None:
+        """As many columns as the longest sequence has tokens, and rows for those that join, with `num_tokens` at most.
+
+        Rows come in powers of two, where there is room for them.
+        """
         rows = [held for held in self._held if held is not None]
-        count = 1 << len(rows).bit_length()  # the next power of two with a place to spare
         columns = max([num_tokens, *(held.num_tokens for held in rows)])
+        needed = len(rows) + num_joining
+        count = 1 << (needed - 1).bit_length()
+        if count * (columns + 1) > self.capacity:
+            count = needed
         for layer in self._cache.layers:
             buffers = _empty_like(layer.buffers, count, columns)
             for target, source in zip(_flat(buffers), _flat(layer.buffers), strict=True):
@@ -255,15 +264,11 @@ class AlignedBatch:
         layer.take_over(copies, num_held, self._model.dtype)
         return layer
 
-    def _fits(self, num_tokens: int) -> bool:
-        """Whether there is room for so many tokens beside the open sequences."""
-        return sum(held.num_reserved for held in self._open) + num_tokens <= self.capacity
-
-    def _make_room(self, num_tokens: int) -> bool:
-        """Forgets what was kept until so many tokens fit; False where even that does not help."""
-        if not self._fits(num_tokens):
+    def _make_room(self, lengths: Sequence[int]) -> bool:
+        """Forgets what was kept until sequences of these lengths fit; False where even that does not help."""
+        taken = _room_of(lengths)
+        if taken > self.capacity:
             return False
-        taken = sum(held.num_reserved for held in self._open) + num_tokens
         while taken + sum(len(kept.token_ids) for kept in self._kept.values()) > self.capacity:
             self._kept.popitem(last=False)
         return True
@@ -277,7 +282,7 @@ class AlignedBatch:
         self._kept[token_ids] = _Kept(token_ids, layers)
         while len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
-        self._make_room(0)
+        self._make_room([held.num_reserved for held in self._open])
 
     def _longest_beginning(self, token_ids: Sequence[int]) -> tuple[tuple[Parts, ...], int]:
         """Keys and values of whatever shares the longest beginning with these tokens, and how long it is."""
@@ -313,6 +318,11 @@ def _attention_for_any_length(device: torch.device) -> AbstractContextManager[ob
     if device.type != "cuda":
         return nullcontext()
     return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+
+
+def _room_of(lengths: Sequence[int]) -> int:
+    """Tokens of sequences of these lengths, as rows that are all as long as the longest."""
+    return len(lengths) * max(lengths, default=0)
 
 
 def _num_common(first: Sequence[int], second: Sequence[int]) -> int:
