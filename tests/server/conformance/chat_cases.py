@@ -427,7 +427,7 @@ CHAT_CASES = [
     ),
     Case(
         name="content in parts",
-        features=("chat",),
+        features=("parts",),
         calls=(Call(body=chat()), Call(body=chat(messages=[{"role": "user", "content": PARTS}]))),
         check=check_same,
     ),

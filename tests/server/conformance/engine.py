@@ -23,6 +23,8 @@ FEATURES = {
     "chat": "replies to a conversation, whole and streamed",
     "completions": "continuations of texts",
     "models": "the list of models",
+    "model": "one model by its name",
+    "parts": "the parts of a message follow each other with nothing between",
     "tools": "a function has to be called, any or a named one",
     "tools_auto": "the model chooses whether to call a function",
     "json_object": "response_format json_object",
@@ -38,9 +40,27 @@ FEATURES = {
     "validation": "wrong values are refused with status 400",
     "error_params": "errors name the field in `param`",
     "error_codes": "errors bear OpenAI's words in `code`",
+    "tool_names": "a function whose name no client could read back is refused",
     "refusals": "what our server does not know is refused: suffix, best_of, echo with logprobs",
     "request_id": "answers name the request in x-request-id",
     "ignore_eos": "replies of a fixed length by ignore_eos",
+}
+
+NO_FUNCTIONS = "vLLM does not tell this model of functions, and holds arguments to no schema"
+KNOWN_ENGINES = {
+    "vllm": {  # 0.32
+        "tools": NO_FUNCTIONS,
+        "tools_auto": NO_FUNCTIONS,
+        "tool_names": "vLLM takes any name",
+        "model": "vLLM lists models only",
+        "parts": "vLLM puts a line break between parts",
+        "guided": "vLLM calls it structured_outputs",
+        "error_codes": "vLLM tells the status there",
+        "error_params": "vLLM names the field of some errors only",
+        "refusals": "vLLM passes over other fields",
+        "queue": "vLLM refuses with 503, and says nothing of when to come again",
+        "request_id": "vLLM has it behind a flag",
+    }
 }
 
 
@@ -93,9 +113,15 @@ def engine_from(environment: Mapping[str, str] = os.environ) -> Iterator[Engine]
 
 
 def read_lacking(text: str) -> dict[str, str]:
-    """`feature: reason; feature: reason` as a mapping; ValueError for what is no feature or has no reason."""
-    lacking = {}
+    """`feature: reason; feature: reason` as a mapping; ValueError for what is no feature or has no reason.
+
+    The name of a known engine stands for all that it lacks.
+    """
+    lacking: dict[str, str] = {}
     for entry in filter(None, map(str.strip, text.split(";"))):
+        if entry in KNOWN_ENGINES:
+            lacking |= KNOWN_ENGINES[entry]
+            continue
         feature, _, reason = (part.strip() for part in entry.partition(":"))
         if feature not in FEATURES or not reason:
             raise ValueError(f"{entry!r}: write  feature: reason , with a feature of {', '.join(FEATURES)}")

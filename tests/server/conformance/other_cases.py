@@ -61,9 +61,12 @@ def check_each(outcomes: Sequence[Outcome], _: Engine) -> None:
         assert together.usage[name] == sum(outcome.usage[name] for outcome in alone)
 
 
-def check_models(outcomes: Sequence[Outcome], engine: Engine) -> None:
-    listed, single, unknown = outcomes
-    assert engine.model in listed.models
+def check_listed(outcomes: Sequence[Outcome], engine: Engine) -> None:
+    assert engine.model in outcomes[0].models
+
+
+def check_single(outcomes: Sequence[Outcome], engine: Engine) -> None:
+    single, unknown = outcomes
     assert single.models == [engine.model]
     check_failure(unknown, engine, "NotFoundError", 404, code="model_not_found")
 
@@ -76,11 +79,18 @@ def check_full(outcomes: Sequence[Outcome], engine: Engine) -> None:
     assert after.choice.text
 
 
-def refused(field: str, value: object, param: str | None = None, *, clients: tuple[str, ...] = OPENAI_CLIENTS) -> Case:
+def refused(
+    field: str,
+    value: object,
+    param: str | None = None,
+    *,
+    clients: tuple[str, ...] = OPENAI_CLIENTS,
+    feature: str = "validation",
+) -> Case:
     """A chat whose field has a value that it must not have."""
     return Case(
         name=f"wrong {param or field}",
-        features=("validation",),
+        features=(feature,),
         calls=(Call(body=chat(**{field: value})), Call(body=chat(**{field: value}), stream=True)),
         check=fails(*BAD, code=INVALID, param=param or field),
         clients=clients,
@@ -151,12 +161,15 @@ COMPLETION_CASES = [
     Case(
         name="models",
         features=("models",),
-        calls=(
-            Call(route="models", body={}),
-            Call(route="model", body={}),
-            Call(route="model", body={}, model="nobody"),
-        ),
-        check=check_models,
+        calls=(Call(route="models", body={}),),
+        check=check_listed,
+        clients=OPENAI_CLIENTS,
+    ),
+    Case(
+        name="one model",
+        features=("model",),
+        calls=(Call(route="model", body={}), Call(route="model", body={}, model="nobody")),
+        check=check_single,
         clients=OPENAI_CLIENTS,
     ),
 ]
@@ -207,5 +220,7 @@ REFUSAL_CASES = [
     refused("response_format", {"type": "poem"}, "response_format.type"),
     refused("logit_bias", {"x": 1}),
     refused("stop", ["a", "b", "c", "d", "e"]),
-    refused("tools", [{"type": "function", "function": {"name": "no name"}}], "tools[0].function.name"),
+    refused(
+        "tools", [{"type": "function", "function": {"name": "no name"}}], "tools[0].function.name", feature="tool_names"
+    ),
 ]

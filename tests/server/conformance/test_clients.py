@@ -44,7 +44,7 @@ def full_queue(engine: Engine) -> Iterator[None]:
     headers = {"Authorization": f"Bearer {engine.key}"}
     with contextlib.ExitStack() as streams:
         for state, count in (("running", MAX_RUNNING), ("waiting", MAX_WAITING)):
-            body = LONG | {"model": engine.model, "n": count, "max_tokens": 480, "stream": True}
+            body = LONG | {"model": engine.model, "n": count, "temperature": 1, "max_tokens": 480, "stream": True}
             stream = httpx.stream("POST", f"{engine.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
             assert streams.enter_context(stream).status_code == 200
             engine.seconds_until(count, state)
