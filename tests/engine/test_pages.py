@@ -338,12 +338,14 @@ class Life:
         found_at_least = self.surely_found(ids)
         longest = max([common(ids[:-1], other) for other in self.ended + [ids for _, ids in self.open]], default=0)
         was_full = self.pool.num_free_tokens == 0
+        has_room = self.pool.has_room(ids)
         table, num_reused = self.pool.match(ids)
         self.num_full = {table: len(held) // PAGE_TOKENS for table, held in self.open}
         assert num_reused <= longest
         assert num_reused >= (found_at_least // PAGE_TOKENS * PAGE_TOKENS if was_full else found_at_least)
         assert is_held(self.pool, table, ids[:num_reused])
-        if table.reserve(len(ids) - num_reused):
+        assert table.reserve(len(ids) - num_reused) == has_room
+        if has_room:
             write(self.pool, table, ids[num_reused:])
             self.open.append((table, ids))
             self.num_full[table] = num_reused // PAGE_TOKENS

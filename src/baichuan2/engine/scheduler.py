@@ -117,7 +117,8 @@ class Scheduler:
     def submit(self, request: Request, deliver: Deliver) -> Ticket:
         """Takes the request; its tokens go to `deliver`, in the scheduler's thread, which must not be held up.
 
-        The last delivery is a step with a finish reason, or an error; after `Ticket.cancel` there may be none.
+        The last delivery is a step with a finish reason, or an error, which at a shutdown comes from the thread that
+        closes; after `Ticket.cancel` there may be none.
 
         Raises ContextLengthError, SettingsError and TokenizerError as `generate_tokens` does, and OverloadedError when
         too many requests are waiting or the scheduler is closing.
