@@ -50,7 +50,7 @@ def test_settings_become_arguments(tmp_path: Path) -> None:
     start = start_of(LoadSettings(model=str(tmp_path), dtype="bfloat16", offline=True), sampling, asked)
     names = start.arguments.index("--served-model-name")
     assert start.arguments[names + 1 : names + 3] == ("a", "b")
-    assert json.loads(value_of(start.arguments, "--allowed-origins")) == ["https://example.org"]
+    assert json.loads(start.environment[VARIABLE])["origins"] == ["https://example.org"]
     assert value_of(start.arguments, "--kv-cache-memory-bytes") == str(2**30)
     assert value_of(start.arguments, "--dtype") == "bfloat16"
     assert value_of(start.arguments, "--seed") == "7"
@@ -65,7 +65,7 @@ def test_greedy_is_a_temperature_of_zero() -> None:
     assert json.loads(value_of(start.arguments, "--override-generation-config"))["temperature"] == 0.0
 
 
-def answer_of(gate: VllmGate, path: str, **headers: str) -> int | str:
+def answer_of(gate: VllmGate, path: str, method: str = "POST", **headers: str) -> int | str:
     """The status that the gate answers with; "let through" where it does not answer."""
     sent: list[Any] = []
 
@@ -102,6 +102,18 @@ def test_every_path_of_vllm_asks_for_a_key(monkeypatch: pytest.MonkeyPatch) -> N
         assert answer_of(gate, path, authorization="Bearer wrong-long-secret") == 401
         assert answer_of(gate, path, authorization="Bearer another-secret", host="any.example") == "let through"
     assert answer_of(gate, "/health") == "let through"
+
+
+def test_a_page_that_may_ask_gets_its_first_question_answered_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = settings(api_key="one-long-secret", allow_origin="https://a.example")
+    start = start_of(LoadSettings(), SamplingSettings(), asked)
+    assert value_of(start.arguments, "--allowed-origins") == "[]"
+    monkeypatch.setenv(VARIABLE, start.environment[VARIABLE])
+    gate = VllmGate(all_routes)
+    first = {"access_control_request_method": "POST", "method": "OPTIONS"}
+    assert answer_of(gate, "/v1/models", origin="https://a.example", **first) == 200
+    assert answer_of(gate, "/v1/models", origin="https://b.example", **first) == 400
+    assert answer_of(gate, "/v1/models", origin="https://a.example") == 401
 
 
 def test_without_a_key_vllm_answers_to_local_names_and_bodies_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,4 +157,15 @@ def test_a_local_page_answers_to_local_names_alone():
         assert [is_host_allowed(host) for host in hosts] == [True, True, True, False, False]
     finally:
         config.set_option("server.allowedHosts", before)
-    assert "server.allowedHosts" not in options_for(WebSettings(host="0.0.0.0"))
+
+
+def test_an_open_page_answers_to_any_name_whatever_the_file_in_this_folder_says():
+    from streamlit import config
+    from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
+
+    before = config.get_option("server.allowedHosts")
+    config.set_option("server.allowedHosts", options_for(WebSettings(host="0.0.0.0"))["server.allowedHosts"])
+    try:
+        assert is_host_allowed("192.168.1.5:8501")
+    finally:
+        config.set_option("server.allowedHosts", before)

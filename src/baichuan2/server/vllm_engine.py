@@ -74,7 +74,7 @@ def start_of(load: LoadSettings, sampling: SamplingSettings, settings: ServeSett
     arguments += ["--max-num-seqs", str(settings.max_running)]
     arguments += ["--max-num-queued-reqs", str(settings.max_running + settings.max_waiting)]
     arguments += ["--shutdown-timeout", str(round(settings.shutdown_seconds))]
-    arguments += ["--allowed-origins", json.dumps(origins)]
+    arguments += ["--allowed-origins", "[]"]  # the gate tells web pages from elsewhere whether they may ask
     arguments += ["--middleware", "baichuan2.server.vllm_gate.VllmGate"]
     if settings.cache_memory is not None:
         arguments += ["--kv-cache-memory-bytes", str(parse_bytes(settings.cache_memory))]
@@ -88,7 +88,7 @@ def start_of(load: LoadSettings, sampling: SamplingSettings, settings: ServeSett
         arguments += shlex.split(settings.vllm_args or "")
     except ValueError as error:
         raise SettingsError(f"--vllm-args cannot be split into arguments: {error}") from None
-    return Start(str(folder), tuple(arguments), _environment(load, settings))
+    return Start(str(folder), tuple(arguments), _environment(load, settings, origins))
 
 
 def start_vllm(start: Start) -> NoReturn:
@@ -135,9 +135,10 @@ def _generation(sampling: SamplingSettings, settings: ServeSettings) -> dict[str
     return generation
 
 
-def _environment(load: LoadSettings, settings: ServeSettings) -> dict[str, str]:
+def _environment(load: LoadSettings, settings: ServeSettings, origins: list[str]) -> dict[str, str]:
     keys = key_texts(settings)
-    environment = gate_environment(keys, known_hosts(settings, Keys(keys)), parse_bytes(settings.max_body))
+    hosts = known_hosts(settings, Keys(keys))
+    environment = gate_environment(keys, hosts, parse_bytes(settings.max_body), origins)
     if load.offline:
         environment["HF_HUB_OFFLINE"] = "1"
     return environment

@@ -62,7 +62,7 @@ def options_for(settings: WebSettings) -> dict[str, Any]:
         "logger.hideWelcomeMessage": True,
     }
     if settings.host not in LOCAL_HOSTS:
-        del options["server.allowedHosts"]
+        options["server.allowedHosts"] = []  # any; not left out, as then a file in the present folder would decide
     if settings.theme != "auto":
         options["theme.base"] = settings.theme
     return options
