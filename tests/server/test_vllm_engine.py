@@ -78,7 +78,7 @@ def answer_of(gate: VllmGate, path: str, method: str = "POST", **headers: str) -
     named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     scope = {
         "type": "http",
-        "method": "POST",
+        "method": method,
         "path": path,
         "headers": [(b"content-type", b"application/json"), *named],
     }
