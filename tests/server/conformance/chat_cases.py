@@ -10,7 +10,7 @@ from tests.server.conformance.outcomes import Choice, Outcome
 
 STORY = "讲一个故事"
 EMOJI = "👩‍👩‍👧‍👦 𝔘𝔫𝔦 e\u0301 \u202eabc 龘"
-LONG_REPLY = 400
+LONG_REPLY = 250
 TRIP = {
     "type": "object",
     "properties": {

@@ -27,6 +27,7 @@ DRIVERS = {
     "node": NodeDriver,
     "langchain": LangChainDriver,
 }
+BY_LOOP = ("plain", "stream", "stream with usage", "tools required", "cancel", "full queue", "wrong key", "completion")
 FREE_SECONDS = 1.0  # within which the place of a client that leaves has to be free
 
 
@@ -62,16 +63,17 @@ def make(driver: Driver, engine: Engine, call: Call, before: list[Outcome]) -> O
     return outcome
 
 
-@pytest.mark.parametrize(
-    ("driver", "case"),
-    [
-        pytest.param(client, case, id=f"{client}-{case.name}")
-        for client in CLIENTS
-        for case in CASES
-        if client in case.clients
-    ],
-    indirect=["driver"],
-)
+def told_apart() -> Iterator[object]:
+    """Each case by each client that can say it; slow are those where the loop makes no difference to Python's."""
+    for client in CLIENTS:
+        for case in CASES:
+            is_slow = client == "python-async" and case.name not in BY_LOOP
+            marks = [pytest.mark.slow] if is_slow else []
+            if client in case.clients:
+                yield pytest.param(client, case, id=f"{client}-{case.name}", marks=marks)
+
+
+@pytest.mark.parametrize(("driver", "case"), list(told_apart()), indirect=["driver"])
 def test_case(driver, engine, case: Case):
     for feature in case.features:
         if not engine.has(feature):
