@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from baichuan2.engine.aligned import cached_bytes
+from baichuan2.engine.batches import LEAST_ROWS
 from baichuan2.engine.generate import generate_tokens
 from baichuan2.engine.sampling import Sampling
 from baichuan2.engine.scheduler import Request, Scheduler
 from baichuan2.errors import ContextLengthError, GenerationError, OverloadedError, SettingsError
+from baichuan2.kernels import steps
 from baichuan2.model.quantizer import quantize_model
 from baichuan2.quantization.scheme import QuantizationSpec
 from tests.engine.fake_model import FakeModel
@@ -114,6 +116,8 @@ def alone(model, prompt, **sampling):
 )
 def test_a_crowd_gets_what_each_gets_alone(size, device, dtype):
     """Greedy, seeded and penalised requests, joining while others decode, with more of them than places."""
+    if dtype == torch.bfloat16 and steps.most_rows(True) < LEAST_ROWS:
+        pytest.skip("no steps in C here with weights in 16 bits: a product's last bits depend on its number of rows")
     model = tiny_model(size).to(device, dtype)
     kinds = [
         {"do_sample": False},
