@@ -6,6 +6,7 @@ what is computed beside it nor on where its pages lie, so a request gets what it
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor
 from baichuan2.engine.batch import Held, Pace, Part
 from baichuan2.engine.pages import PagePool, PageShape, PageTable
 from baichuan2.engine.processor import ProcessorModel
+from baichuan2.engine.team import Team
 from baichuan2.kernels import products
+from baichuan2.kernels.library import num_threads
 from baichuan2.kernels.steps import PAGE_TOKENS, Rows
 
 __all__ = ["PagedBatch", "page_shape"]
@@ -53,6 +56,7 @@ class PagedBatch:
         """Raises SettingsError where `cache_bytes` hold not even one context."""
         self._model, self._is_int8 = model, shape.is_int8
         self.most_tokens = model.most_rows
+        self._team = Team(num_threads())
         self._pace = Pace(min(LEAST_BESIDE, self.most_tokens), self.most_tokens)
         self._least_rows = 1
         if products.has_tiles() and not model.is_16_bits:
@@ -109,8 +113,13 @@ class PagedBatch:
         if 0 < num_wanted < self._least_rows:
             wanted += [wanted[0]] * (self._least_rows - num_wanted)
         rows = Rows(sequence, place, [0] * len(ids), wanted, tables)
+        threads = self._team.threads(len(ids))
+        started = perf_counter()
         with self._pace.watch(len(ids)):
-            logits = self._model.paged_logits(ids, rows, self._pool.caches, is_int8_cache=self._is_int8)
+            logits = self._model.paged_logits(
+                ids, rows, self._pool.caches, is_int8_cache=self._is_int8, threads=threads
+            )
+        self._team.took(len(ids), threads, perf_counter() - started)
         for part in parts:
             assert isinstance(part.held, PagedHeld)
             part.held.table.advance(part.token_ids)

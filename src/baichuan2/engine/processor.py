@@ -195,7 +195,13 @@ class ProcessorModel:
         return steps.most_rows(self.is_16_bits)
 
     def paged_logits(
-        self, ids: Sequence[int], rows: Rows, caches: Sequence[Any], *, is_int8_cache: bool = False
+        self,
+        ids: Sequence[int],
+        rows: Rows,
+        caches: Sequence[Any],
+        *,
+        is_int8_cache: bool = False,
+        threads: int | None = None,
     ) -> Tensor:
         """Logits (wanted, V) of a step over a cache in pages; `ids` (M,) are the tokens of the rows."""
         embeddings = self._model.model.embed_tokens(torch.tensor(ids))  # (M, C)
@@ -205,7 +211,7 @@ class ProcessorModel:
             places = torch.tensor(rows.place)
             rotation = (angles[0][places], angles[1][places])
         step = self._step_for(Int8Layer if is_int8_cache else GrowingLayer)
-        return step.step(embeddings, rotation, rows, caches, self._head_weight())
+        return step.step(embeddings, rotation, rows, caches, self._head_weight(), threads=threads)
 
     def _angle_table(self) -> tuple[Tensor, Tensor] | None:
         """Cosines and sines, (context, D) each, of all places; for scalings that look at no other place."""

@@ -330,14 +330,14 @@ class StepModel:
         caches: Sequence[Sequence[Sequence[Tensor]]],
         head: StoredWeight,
         logits: Tensor | None = None,
+        threads: int | None = None,
     ) -> Tensor:
         """The logits of the rows wanted, (wanted, V); keys and values of all rows are written to `caches`.
 
         `embeddings` (M, C); `rotation`: cosines and sines, (M, D) float32 each; `caches`: for each layer the parts of
         keys and those of values, (B, H, capacity, ...), see `engine.cache`, or, where rows have pages,
-        (num_pages, H, PAGE_TOKENS, ...); `head` (V, C); `logits`: where to write them, else a tensor is made.
-
-        What a token gets is the same, bit for bit, wherever its keys and values stand.
+        (num_pages, H, PAGE_TOKENS, ...); `head` (V, C); `logits`: where to write them, else a tensor is made. A token
+        gets the same bits wherever its keys and values stand, and by any number of `threads`; None: torch's.
         """
         library = _library()
         assert library is not None
@@ -373,7 +373,7 @@ class StepModel:
             num_wanted=len(rows.wanted),
             capacity=capacity,
         )
-        threads = num_threads()
+        threads = threads or num_threads()
         with self._lock:  # the library's call lets other threads of Python run
             structure.head = head.structure
             needed = library.baichuan2_step_room(structure, num_rows, capacity, threads)
