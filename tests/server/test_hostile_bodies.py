@@ -1,6 +1,7 @@
 """Bodies that no client of good manners sends, to a server process: each is answered soon, and rightly."""
 
 import json
+import threading
 import time
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from tests.server.raw_http import CHAT
 
 SECONDS = 15.0  # for any of them, on a busy machine
+PING_SECONDS = 3.0  # for others, meanwhile
+COMPLETIONS = "/v1/completions"
 USER = '[{"role": "user", "content": "你好"}]'
 DEEP = 100_000
 INVALID, NO_JSON, TOO_LONG = "invalid_value", "invalid_json", "context_length_exceeded"
@@ -222,3 +225,48 @@ def test_forms_that_are_dear_or_impossible(client, name, value, status):
 def test_kinds_of_content(client, kind, status):
     headers = {} if kind is None else {"content-type": kind}
     assert client.post(CHAT, content=chat('"n": 1').encode(), headers=headers).status_code == status
+
+
+class Pinger(threading.Thread):
+    """Another client, which asks again and again how the server is, and notes how long the longest answer took."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url, self._is_over = url, threading.Event()
+        self.longest = 0.0
+
+    def run(self) -> None:
+        with httpx.Client(timeout=120) as client:
+            while not self._is_over.wait(0.02):
+                started = time.monotonic()
+                client.get(f"{self._url}/health")
+                self.longest = max(self.longest, time.monotonic() - started)
+
+    def __enter__(self) -> "Pinger":
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._is_over.set()
+        self.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": [5] * 300_000}),
+        (CHAT, {"messages": [{"role": "user", "content": [5] * 300_000}]}),
+        (COMPLETIONS, {"prompt": [[5]] * 300_000}),
+        (COMPLETIONS, {"prompt": ["a", 5] * 150_000}),
+        ("/detokenize", {"tokens": ["a"] * 300_000}),
+        (CHAT, {"messages": json.loads(USER), "logit_bias": {str(number): "a" for number in range(200_000)}}),
+    ],
+    ids=["messages", "parts", "prompts", "wrong prompts", "ids", "biases"],
+)
+def test_long_lists_of_wrong_values_hold_nobody_up(client, running_server, path, body):
+    with Pinger(running_server) as pinger:
+        answer = client.post(path, json=body)
+        assert answer.status_code in (400, 413)
+        assert len(answer.text) < 5_000
+        time.sleep(0.1)
+    assert pinger.longest < PING_SECONDS

@@ -9,6 +9,7 @@ __all__ = ["fault_in"]
 
 BROKEN_JSON = "json_invalid"
 MOST_CHARACTERS = 200  # of a value from outside that a message repeats
+MOST_ERRORS = 100  # that are looked at
 
 
 def fault_in(errors: Sequence[Mapping[str, Any]], body: object) -> ApiError:
@@ -16,6 +17,7 @@ def fault_in(errors: Sequence[Mapping[str, Any]], body: object) -> ApiError:
 
     Told is the field that lies deepest, as of a field with several kinds each complains: `messages[0].content`.
     """
+    errors = errors[:MOST_ERRORS]
     if any(error["type"] == BROKEN_JSON for error in errors):
         return ApiError(400, "the body is no JSON", code="invalid_json")
     named = [(field_name(error["loc"][1:], error["type"] == "missing", body), error) for error in errors]

@@ -2,12 +2,16 @@
 
 Unknown fields are taken and ignored, as clients send ever new ones; a known one of the wrong kind is refused. What a
 field does is `service.py`'s part.
+
+Fields are checked in the event loop, which all others wait for: a list is left at its first wrong item, and
+none that becomes one object an item may be longer than makes sense.
 """
 
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from baichuan2.settings import SamplingSettings
 
@@ -29,6 +33,10 @@ MOST_TOP_LOGPROBS = 20  # OpenAI's limit
 LARGEST_BIAS = 100.0  # OpenAI's limit
 MOST_BIASES = 1_024
 MOST_TEXTS = 1_024  # to choose from
+MOST_PROMPTS = 1_024  # as many as --max-choices can be
+MOST_MESSAGES = 16_384
+MOST_PARTS = 65_536  # of a message
+MOST_TOOLS = 128  # OpenAI's limit
 _METADATA = {item.name: item.metadata for item in fields(SamplingSettings)}
 
 
@@ -45,9 +53,19 @@ class Fields(BaseModel):
 
 
 StopString = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
-StopStrings = Annotated[list[StopString], Field(max_length=MOST_STOPS)]
-TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+StopStrings = Annotated[list[StopString], Field(max_length=MOST_STOPS, fail_fast=True)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
 Bias = Annotated[float, Field(ge=-LARGEST_BIAS, le=LARGEST_BIAS)]
+
+
+def _few_biases(value: object) -> object:
+    """Refuses too many before each is checked; pydantic counts a mapping's items afterwards."""
+    if isinstance(value, dict) and len(value) > MOST_BIASES:
+        raise PydanticCustomError("too_long", "Dictionary should have at most {most} items", {"most": MOST_BIASES})
+    return value
+
+
+Biases = Annotated[dict[str, Bias], Field(max_length=MOST_BIASES), BeforeValidator(_few_biases)]
 
 
 class StreamOptions(Fields):
@@ -87,7 +105,7 @@ class SamplingFields(Fields):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="makes sampling repeatable")
     n: int | None = Field(default=None, ge=1, description="replies to each prompt")
     stop: StopString | StopStrings | None = Field(default=None, description="texts that end a reply before them")
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=MOST_BIASES)] | None = Field(
+    logit_bias: Biases | None = Field(
         default=None, description="token ids, written as strings, and what is added to their logits"
     )
     ignore_eos: bool | None = Field(
@@ -99,8 +117,8 @@ class SamplingFields(Fields):
     response_format: ResponseFormat | None = None
     guided_json: dict[str, Any] | bool | str | None = Field(default=None, description="a JSON schema for the reply")
     guided_regex: str | None = Field(default=None, description="a regular expression that the whole reply matches")
-    guided_choice: list[str] | None = Field(
-        default=None, min_length=1, max_length=MOST_TEXTS, description="the reply is one of these"
+    guided_choice: Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS, fail_fast=True)] | None = Field(
+        default=None, description="the reply is one of these"
     )
 
 
@@ -130,10 +148,13 @@ class ChatMessage(Fields):
     """Who said what."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], Field(max_length=MOST_PARTS, fail_fast=True)] | None = None
     name: str | None = Field(default=None, description="ignored")
-    tool_calls: list[MessageToolCall] | None = None
+    tool_calls: Annotated[list[MessageToolCall], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = None
     tool_call_id: str | None = None
+
+
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
 
 
 class FunctionDefinition(Fields):
@@ -168,13 +189,15 @@ class NamedTool(Fields):
 class ChatRequest(SamplingFields):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Messages
     max_completion_tokens: int | None = _bounded("max_new_tokens")
     logprobs: bool | None = Field(default=None, description="tell how likely each token was")
     top_logprobs: int | None = Field(
         default=None, ge=0, le=MOST_TOP_LOGPROBS, description="so many of the most likely tokens at each place"
     )
-    tools: list[ToolDefinition] | None = Field(default=None, description="best effort: not what the model learnt")
+    tools: Annotated[list[ToolDefinition], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = Field(
+        default=None, description="best effort: not what the model learnt"
+    )
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
 
@@ -182,7 +205,9 @@ class ChatRequest(SamplingFields):
 class CompletionRequest(SamplingFields):
     """POST /v1/completions."""
 
-    prompt: str | TokenIds | Annotated[list[str | TokenIds], Field(min_length=1)]
+    prompt: (
+        str | TokenIds | Annotated[list[str | TokenIds], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
+    )
     logprobs: int | None = Field(
         default=None, ge=0, le=MOST_TOP_LOGPROBS, description="so many of the most likely tokens at each place"
     )
@@ -196,7 +221,7 @@ class TokenizeRequest(Fields):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool | None = Field(default=None, description="ignored: a text has none, for this model")
 
 
@@ -204,4 +229,4 @@ class DetokenizeRequest(Fields):
     """POST /detokenize: the text of ids."""
 
     model: str | None = None
-    tokens: list[Annotated[int, Field(ge=0)]]
+    tokens: Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True)]
