@@ -139,5 +139,6 @@ class PagedBatch:
         held.table.free()
 
     def tokens_beside(self, num_decoding: int) -> int:
-        """As many as there are replies: a step takes nearly in proportion to its tokens, so both get half of it."""
-        return min(self._pace.tokens, max(LEAST_BESIDE, num_decoding)) if num_decoding else self._pace.tokens
+        """What a quarter of a second computes, or as many as there are replies, so that both get half of a step."""
+        most = self._pace.tokens
+        return max(min(most, max(LEAST_BESIDE, num_decoding)), most // 2) if num_decoding else most

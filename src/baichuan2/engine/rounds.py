@@ -1,11 +1,11 @@
 """One step of many requests: what each puts into it, and what comes out.
 
-Every reply gets its next token. What a step has room for beside them is shared evenly by the prompts that are not
-computed yet, so that short ones are not held up by long ones; a reply that asks for it adds guesses.
+Every reply gets its next token. What a step has room for beside them goes to the prompts that are not computed yet; a
+reply that asks for it adds guesses.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -61,10 +61,8 @@ class Round:
         num_replies = max(most - beside, most // 2)
         shares = dict.fromkeys(sorted(replies, key=lambda job: -job.num_passed_over)[:num_replies], 1)
         room = min(most - len(shares), beside)
-        served = sorted(prompts, key=lambda job: (-job.num_passed_over, job.num_pending))[:room]
-        for index, job in enumerate(sorted(served, key=lambda job: job.num_pending)):
-            shares[job] = min(job.num_pending, -(-room // (len(served) - index)))
-            room -= shares[job]
+        for job, share in _first_come_and_shortest(prompts, room):
+            shares[job] = shares.get(job, 0) + share
         return shares
 
     def _add(self, job: Job, num_tokens: int, younger: list[Job]) -> None:
@@ -148,6 +146,25 @@ class Round:
         surplus = job.held.num_tokens - (len(job.token_ids) - 1)
         if surplus > 0:
             self._batch.crop(job.held, job.held.num_tokens - surplus)
+
+
+def _first_come_and_shortest(prompts: Sequence[Job], room: int) -> Iterator[tuple[Job, int]]:
+    """Who computes how many tokens of `room`: half of it goes to whoever came first, the rest to the shortest prompts.
+
+    Prompts one after the other are done sooner, on average, than prompts side by side; nobody waits for a long one, and
+    a long one for short ones half of the time at most.
+    """
+    if not prompts or room <= 0:
+        return
+    first = min(prompts, key=lambda job: job.number)
+    taken = min(first.num_pending, -(-room // 2))
+    yield first, taken
+    room -= taken
+    for job in sorted(prompts, key=lambda job: job.num_pending):
+        share = min(job.num_pending - (taken if job is first else 0), room)
+        if share > 0:
+            yield job, share
+            room -= share
 
 
 def _num_held(job: Job) -> int:
