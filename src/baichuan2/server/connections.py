@@ -18,6 +18,8 @@ from baichuan2.settings import ServeSettings
 __all__ = ["BoundedProtocol", "protocol_for"]
 
 logger = logging.getLogger(__name__)
+MOST_BEHIND = 1 << 20  # bytes that are kept of requests behind the one that is answered
+MOST_UNWANTED = 8 << 20  # bytes that are taken of a body after it was refused, so that its sender reads the answer
 
 
 class BoundedProtocol(H11Protocol):
@@ -26,6 +28,8 @@ class BoundedProtocol(H11Protocol):
     receive_seconds = 30.0
     write_seconds = 30.0
     max_connections = 512
+    _num_behind = 0
+    _num_unwanted = 0
     _receiving: asyncio.TimerHandle | None = None
     _writing: asyncio.TimerHandle | None = None
 
@@ -40,13 +44,22 @@ class BoundedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """More of a request."""
+        if self._is_answering():
+            self._num_behind += len(data)
+        elif self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY:
+            self._num_unwanted += len(data)
         super().data_received(data)
         self._time_receiving()
+        self._read_on()
 
     def on_response_complete(self) -> None:
         """A request is answered; the next one may have begun already."""
+        self._num_behind = self._num_unwanted = 0
         super().on_response_complete()
+        if self._is_answering():  # the next one, which had come already
+            self._num_behind = len(self.conn.trailing_data[0])
         self._time_receiving()
+        self._read_on()
 
     def pause_writing(self) -> None:
         """More is waiting to be read than memory should be given for."""
@@ -77,6 +90,22 @@ class BoundedProtocol(H11Protocol):
         with contextlib.suppress(h11.LocalProtocolError):  # another answer has begun
             self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         self.transport.close()
+
+    def _is_answering(self) -> bool:
+        """Whether a request has come whole and waits for the rest of its answer."""
+        is_coming = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        return not is_coming and self.conn.our_state in (h11.SEND_RESPONSE, h11.SEND_BODY)
+
+    def _read_on(self) -> None:
+        """Goes on reading where uvicorn pauses: who does not read never learns that the client has left."""
+        if self.transport.is_closing():
+            return
+        if self._num_behind > MOST_BEHIND:
+            self._end("sent too much behind a request that is being answered")
+        elif self._num_unwanted > MOST_UNWANTED:
+            self._end("went on sending a body that was refused")
+        elif self._is_answering():
+            self.flow.resume_reading()
 
     def _time_receiving(self) -> None:
         """Has the timer run from the first byte of a request to its last."""
