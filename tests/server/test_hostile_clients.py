@@ -217,28 +217,61 @@ def test_requests_that_are_sent_at_once_are_answered_one_after_the_other(server)
         assert json.loads(models.body)["object"] == "list"
 
 
-@pytest.mark.parametrize("behind", [get("/health"), b"x" * 200_000], ids=["a request", "garbage"])
-def test_who_leaves_a_stream_with_more_requests_behind_frees_its_places(server, engine, behind):
+@pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize(
+    "behind", [get("/health"), b"x" * 200_000, b"x" * 5_000_000], ids=["a request", "garbage", "much"]
+)
+def test_who_leaves_with_more_requests_behind_frees_its_places(server, engine, behind, is_stream):
     with connected(server.port) as connection:
-        connection.sendall(post(LONG | {"stream": True}))
+        connection.sendall(post(LONG | {"stream": is_stream}))
         engine.seconds_until(MAX_RUNNING, "running")
-        connection.sendall(behind)
+        with contextlib.suppress(ConnectionError):  # cut off, if it is much
+            connection.sendall(behind)
     assert engine.seconds_until(0) < FREE_SECONDS
+
+
+def test_a_wish_to_change_the_protocol_hides_nobody_who_leaves(server, engine):
+    body = json.dumps(LONG).encode()
+    with connected(server.port) as connection:
+        connection.sendall(head(CHAT, f"Content-Length: {len(body)}", "Upgrade: x", "Connection: upgrade") + body)
+        engine.seconds_until(MAX_RUNNING, "running")
+        connection.sendall(get("/health"))
+    assert engine.seconds_until(0) < FREE_SECONDS
+
+
+def dear_form(number: int) -> bytes:
+    """A chat in a form that takes long to compile, and that nobody else has asked for."""
+    properties = {f"p{number}_{place}": {"type": "string"} for place in range(900)}
+    return post(SHORT | {"guided_json": {"type": "object", "properties": properties}})
+
+
+def test_dear_forms_of_clients_that_leave_hold_nobody_up(server):
+    for number in range(48):
+        with connected(server.port) as connection:
+            connection.sendall(dear_form(number))
+    time.sleep(0.5)
+    started = time.monotonic()
+    assert httpx.post(f"{server.url}/tokenize", json={"prompt": "7" * 4_200}, timeout=60).status_code == 200
+    assert time.monotonic() - started < 2
+    answer = httpx.post(f"{server.url}{CHAT}", json=SHORT | {"guided_regex": "a+"}, timeout=60)
+    assert answer.status_code == 200
+    assert time.monotonic() - started < 6  # two forms may be in work; the others are not begun
 
 
 def test_chunks_without_an_end_are_refused_and_cut_off(server):
     chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
-    started = time.monotonic()
     with connected(server.port) as connection:
         connection.sendall(head(CHAT, "Transfer-Encoding: chunked"))
         for _ in range(100):  # 6.5 MB
             connection.sendall(chunk)
         (answer,) = read_answers(connection, 1)
         assert (answer.status, answer.error["code"]) == (413, "request_too_large")
+        num_bytes = 0
         with contextlib.suppress(ConnectionError):
             while True:
                 connection.sendall(chunk)
-                assert time.monotonic() < started + LIMIT_SECONDS + 10, "it still takes them"
+                num_bytes += len(chunk)
+                assert num_bytes < 32_000_000, "it still takes them"
 
 
 class Reader(threading.Thread):

@@ -1,10 +1,10 @@
 """Routes: which function answers which path, and how failures become answers."""
 
-import asyncio
 import json
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from fastapi import FastAPI, Request
@@ -25,6 +25,7 @@ from baichuan2.server.faults import fault_in
 from baichuan2.server.gate import CLIENT_KEY, Gate, known_hosts
 from baichuan2.server.keys import Keys
 from baichuan2.server.metrics import CONTENT_TYPE, Metrics
+from baichuan2.server.preparing import Preparing
 from baichuan2.server.problems import ApiError, engine_dead, problem_from
 from baichuan2.server.protocol import (
     ChatRequest,
@@ -35,7 +36,7 @@ from baichuan2.server.protocol import (
 )
 from baichuan2.server.service import Plan, Service, prompts_of
 from baichuan2.server.text_replies import TextReplies
-from baichuan2.settings import parse_bytes
+from baichuan2.settings import ServeSettings, parse_bytes
 
 __all__ = ["Application", "create_app"]
 
@@ -49,7 +50,26 @@ HTTP_PROBLEMS = {  # that the framework finds: message and code
 }
 SLOW_FIELDS = frozenset({"tools", "response_format", "guided_json", "guided_regex", "guided_choice"})  # are compiled
 HALF_CHARACTER = b"\\ud"  # perhaps; as it is written in JSON
+NUM_FORM_THREADS = 2  # the engine computes beside them
+NUM_TEXT_THREADS = 4
 LONG_TEXT = 4_000  # bytes of a body from which on it is read beside the event loop, which others wait for
+
+
+class _Preparations(NamedTuple):
+    """Forms take seconds, texts moments: neither waits for the other."""
+
+    forms: Preparing
+    texts: Preparing
+
+    @classmethod
+    def under(cls, settings: ServeSettings) -> "_Preparations":
+        """With the bounds of `settings`."""
+        seconds = settings.request_seconds
+        most = settings.max_running + settings.max_waiting  # as many as the queue would take afterwards
+        return cls(
+            Preparing("forms", num_threads=NUM_FORM_THREADS, most=most, seconds=seconds),
+            Preparing("texts", num_threads=NUM_TEXT_THREADS, most=None, seconds=seconds),
+        )
 
 
 class Application(NamedTuple):
@@ -67,8 +87,9 @@ def create_app(service: Service, keys: Keys) -> Application:
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_failure)
     metrics = Metrics(service.scheduler.load)
-    _add_replies(app, service)
-    _add_tokens(app, service)
+    preparations = _Preparations.under(service.settings)
+    _add_replies(app, service, preparations)
+    _add_tokens(app, service, preparations)
     _add_facts(app, service, metrics)
     describe(app)
     settings = service.settings
@@ -94,14 +115,14 @@ def create_app(service: Service, keys: Keys) -> Application:
     return Application(Recorder(guarded, metrics, lambda path: _route_of(path, known)), gate)
 
 
-def _add_replies(app: FastAPI, service: Service) -> None:
+def _add_replies(app: FastAPI, service: Service, preparations: _Preparations) -> None:
     """The routes that let the model write."""
 
     @app.post("/v1/chat/completions", responses=answers_with("/v1/chat/completions"))
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """The reply to a conversation."""
         model = service.check_model(body.model)
-        plan = await _planned(request, service.plan_chat, body)
+        plan = await _planned(preparations, request, service.plan_chat, body)
         replies = ChatReplies(
             plan.num_choices,
             service.tokenizer.piece_bytes,
@@ -116,7 +137,7 @@ def _add_replies(app: FastAPI, service: Service) -> None:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """What follows a text."""
         model = service.check_model(body.model)
-        plan = await _planned(request, service.plan_completion, body)
+        plan = await _planned(preparations, request, service.plan_completion, body)
         echoed = [_echoed(service, prompt) if body.echo else "" for prompt in prompts_of(body)]
         replies = TextReplies(
             [text for text in echoed for _ in range(plan.num_choices)],
@@ -128,7 +149,7 @@ def _add_replies(app: FastAPI, service: Service) -> None:
         return await _answered(service, plan, body, request, replies)
 
 
-def _add_tokens(app: FastAPI, service: Service) -> None:
+def _add_tokens(app: FastAPI, service: Service, preparations: _Preparations) -> None:
     """The routes between texts and token ids."""
 
     @app.post("/tokenize", responses=answers_with("/tokenize"))
@@ -137,14 +158,14 @@ def _add_tokens(app: FastAPI, service: Service) -> None:
         service.check_model(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "either prompt or messages must be given", param="prompt", code="invalid_value")
-        ids = await _planned(request, service.token_ids, body)
+        ids = await _planned(preparations, request, service.token_ids, body)
         return JSONResponse({"count": len(ids), "max_model_len": service.context, "tokens": ids})
 
     @app.post("/detokenize", responses=answers_with("/detokenize"))
     async def detokenize(body: DetokenizeRequest, request: Request) -> Response:
         """The text of ids."""
         service.check_model(body.model)
-        return JSONResponse({"prompt": await _planned(request, service.text_of_ids, body.tokens)})
+        return JSONResponse({"prompt": await _planned(preparations, request, service.text_of_ids, body.tokens)})
 
 
 def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
@@ -205,7 +226,9 @@ async def _answered(
     return await whole_answer(request.receive, work, replies.whole(work))
 
 
-async def _planned(request: Request, plan: Callable[[Any], Result], body: object) -> Result:
+async def _planned(
+    preparations: _Preparations, request: Request, plan: Callable[[Any], Result], body: object
+) -> Result:
     """`plan(body)`, in another thread where that takes long enough for others to notice."""
     asks_for_form = isinstance(body, SamplingFields) and not SLOW_FIELDS.isdisjoint(body.model_fields_set)
     raw = await request.body()
@@ -213,7 +236,8 @@ async def _planned(request: Request, plan: Callable[[Any], Result], body: object
         _check_characters(await request.json())
     if len(raw) < LONG_TEXT and not asks_for_form:
         return plan(body)
-    return await asyncio.to_thread(plan, body)
+    preparing = preparations.forms if asks_for_form else preparations.texts
+    return await preparing.run(partial(plan, body), request.receive)
 
 
 def _check_characters(body: object) -> None:
