@@ -65,6 +65,13 @@ def test_a_file_without_keys_is_refused(tmp_path, content):
         read_keys(ServeSettings(api_key_file=str(file)))
 
 
+def test_a_variable_for_keys_that_was_not_filled_in_is_refused(monkeypatch):
+    monkeypatch.setenv("BAICHUAN2_API_KEY", "")
+    with pytest.raises(SettingsError, match="BAICHUAN2_API_KEY is set but holds no key"):
+        read_keys(ServeSettings())
+    assert read_keys(ServeSettings(api_key="key-of-the-flag"))
+
+
 def test_nothing_but_the_health_is_told_without_a_key(demo):
     with asking(demo, ServeSettings(api_key="a-good-key")) as client:
         for method, path in (("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/openapi.json"), ("POST", CHAT)):

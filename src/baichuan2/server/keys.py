@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import os
 from pathlib import Path
 
 from baichuan2.errors import SettingsError
@@ -9,6 +10,7 @@ from baichuan2.settings import ServeSettings
 
 __all__ = ["Keys", "key_texts", "read_keys"]
 
+VARIABLE = "BAICHUAN2_API_KEY"
 SHORTEST_KEY = 8  # characters; what is shorter is guessed, or no key at all but a slip of the shell
 
 
@@ -46,12 +48,15 @@ def read_keys(settings: ServeSettings) -> Keys:
 def key_texts(settings: ServeSettings) -> list[str]:
     """Those keys as they were written, for an engine with a check of its own.
 
-    Raises SettingsError for a file that cannot be read or holds no key, and for a key that cannot be shown in a header.
+    Raises SettingsError for a flag, a variable or a file that was meant to hold a key and does not, for a file that
+    cannot be read, and for a key that cannot be shown in a header.
     """
     given = settings.api_key
     keys = [] if given is None else [key.strip() for key in given.split(",") if key.strip()]
     if given is not None and not keys:
         raise SettingsError("--api-key holds no key: give one, or leave it out")
+    if given is None and os.environ.get(VARIABLE) == "":  # one that was to be filled in, by a compose file perhaps
+        raise SettingsError(f"{VARIABLE} is set but holds no key: fill it in, or unset it")
     if settings.api_key_file is not None:
         keys += _keys_in(Path(settings.api_key_file))
     for key in keys:
