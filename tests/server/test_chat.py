@@ -220,6 +220,15 @@ def test_a_function_that_has_to_be_called(client):
     assert text(client, messages=turns, tools=[WEATHER], max_tokens=3)
 
 
+@pytest.mark.parametrize("tool_choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+@pytest.mark.parametrize("max_tokens", [1, 6])
+def test_a_call_that_is_cut_off_is_no_content(client, tool_choice, max_tokens):
+    fields = {"tools": [WEATHER], "tool_choice": tool_choice, "max_tokens": max_tokens}
+    answer = choice(client, **fields)
+    assert (answer["message"]["content"], answer["finish_reason"]) == (None, "length")
+    assert not any(c["choices"][0]["delta"].get("content") for c in chunks(client, **fields))
+
+
 def test_functions_that_may_be_called_leave_text_text(client):
     answer = choice(client, tools=[WEATHER], max_tokens=8)
     assert answer["message"]["content"]

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
-from baichuan2.chat.tool_calls import CallReader, ToolCall
+from baichuan2.chat.tool_calls import ToolCall
 from baichuan2.chat.tools import ToolUse
 from baichuan2.chat.writer import ReplyPiece, WrittenToken
 from baichuan2.server.logprobs import chat_logprobs
@@ -28,7 +28,8 @@ class ChatReplies:
         tool_use: ToolUse,
     ) -> None:
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
-        self._choices = [_Choice(tool_use.reader()) for _ in range(num_choices)]
+        self._choices = [_Choice(tool_use) for _ in range(num_choices)]
+        self._says_nothing = tool_use.choice == "required"
         self._piece_bytes = piece_bytes
         self._with_logprobs = with_logprobs
         self._head = {"id": self.id, "created": int(time.time()), "model": model, "system_fingerprint": fingerprint}
@@ -49,8 +50,9 @@ class ChatReplies:
         choices = []
         for index, choice in enumerate(self._choices):
             message: dict[str, Any] = {"role": "assistant", "content": texts[index], "refusal": None}
-            if calls[index]:
+            if calls[index] or self._says_nothing:
                 message["content"] = texts[index] or None
+            if calls[index]:
                 message["tool_calls"] = [_written(call) for call in calls[index]]
             choices.append(
                 {
@@ -99,8 +101,9 @@ class ChatReplies:
 class _Choice:
     """One reply while it is read: how many calls it made so far, and why it ended."""
 
-    def __init__(self, reader: CallReader | None) -> None:
-        self._reader = reader
+    def __init__(self, tool_use: ToolUse) -> None:
+        self._reader = tool_use.reader()
+        self._is_calls_alone = tool_use.choice == "required"
         self.num_calls = 0
         self.finish_reason: str | None = None
 
@@ -111,6 +114,8 @@ class _Choice:
             parts = self._reader.push(piece.text)
             if piece.finish_reason is not None:
                 parts += self._reader.finish()
+            if self._is_calls_alone:  # what looks like text is a call that the bound on tokens cut off
+                parts = [part for part in parts if isinstance(part, ToolCall)]
         for part in parts:
             self.num_calls += isinstance(part, ToolCall)
             yield part
