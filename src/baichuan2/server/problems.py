@@ -67,6 +67,7 @@ def problem_from(error: Exception) -> ApiError:
     if isinstance(error, OverloadedError):
         return _overloaded(error)
     if isinstance(error, ContextLengthError):
+        text = text.replace("max_new_tokens", "max_tokens")  # as clients call it
         return ApiError(400, text, param="messages", code="context_length_exceeded")
     if isinstance(error, MessageError):
         place, separator, _ = text.partition(": ")
