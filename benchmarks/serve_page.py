@@ -18,7 +18,8 @@ READING = (
     "Percentiles are over all requests of all turns, gaps the worst turn's; throughput (new tokens) is the median of "
     "turns. Ratios are of neighbouring turns, median and range. `naive loop`: the same model and kernels behind a "
     "lock, one reply after the other, streamed by Python's `http.server`. llama.cpp runs at its defaults but for the "
-    "number of threads and of places, each of which holds a long prompt."
+    "number of threads and of places, each of which holds a long prompt; it keeps earlier prompts in up to 8 GiB of "
+    "memory (`--cache-ram`), beside the places."
 )
 
 
