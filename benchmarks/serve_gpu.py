@@ -134,8 +134,8 @@ def page(figures: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
             "",
             f"{facts['device']}; torch {facts['torch']}, transformers {facts['transformers']}. 7B of random bfloat16 "
             f"weights; prompts of {PROMPT} tokens that begin unlike, greedy replies of {REPLY}, no HTTP; the time of "
-            "prompts is in the figures. `together`: one batch that starts and ends together (`generate_batch`). `unlike "
-            "lengths`: "
+            "prompts is in the figures. `together`: one batch that starts and ends together (`generate_batch`). "
+            "`unlike lengths`: "
             f"{UNLIKE} requests with prompts of {PROMPT + 100 - UNLIKE + 1} to {PROMPT + 100} tokens and replies of 32 "
             f"to {32 + 3 * (UNLIKE - 1)}, {max(COUNTS)} in work.",
             "",
