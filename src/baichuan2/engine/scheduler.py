@@ -192,18 +192,21 @@ class Scheduler:
     def _work(self) -> None:
         while True:
             try:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._waiting or self._running or self._is_closing)
-                    self._leave()
-                    self._join()
-                    self._cache_tokens = self._batch.num_used
-                    if not self._running:
-                        if self._is_closing and not self._waiting:
-                            return
-                        continue
-                self._advance()
+                if self._wait_and_let_in():
+                    self._advance()
+                elif self._is_closing:
+                    return
             except Exception as error:
                 self._fail(error)
+
+    def _wait_and_let_in(self) -> bool:
+        """Waits for requests, lets them out and in; whether there is anything to compute."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._running or self._is_closing)
+            self._leave()
+            self._join()
+            self._cache_tokens = self._batch.num_used
+            return bool(self._running or self._waiting)
 
     def _leave(self) -> None:
         """Takes those out that are done or that nobody wants any more."""
@@ -254,7 +257,7 @@ class Scheduler:
         return False
 
     def _advance(self) -> None:
-        """One step: parts of prompts and of replies computed, tokens chosen and delivered."""
+        """One step: parts of prompts and of replies computed, tokens chosen and delivered; of nobody, none."""
         step = Round(self._batch, self._running)
         with self._changed:
             for job in step.preempted:
