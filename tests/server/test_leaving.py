@@ -129,7 +129,9 @@ def slow_reader(server) -> socket.socket:
 def test_a_reader_who_takes_nothing_is_left(server):
     num_left = server.log().count("read nothing in time")
     with slow_reader(server) as reader:
-        reader.sendall(raw_request({"prompt": "1 " * 200_000}, "/tokenize") * 4)  # megabytes of ids
+        reader.sendall(
+            raw_request({"prompt": "1 " * 200_000}, "/tokenize") * 3
+        )  # megabytes of ids, for less than 1 MiB waiting
         assert wait_until(lambda: server.log().count("read nothing in time") > num_left, 30)
 
 
