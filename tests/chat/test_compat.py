@@ -9,6 +9,7 @@ from transformers import GenerationConfig
 from baichuan2.chat.compat import chat
 from baichuan2.engine.quantized_cache import Int8Layer
 from baichuan2.errors import GenerationError, MessageError, SettingsError
+from baichuan2.model.modeling_baichuan import CACHE_KEYWORD
 from tests.chat.talkers import END, TOKENIZER, USER, golden, talker
 from tests.engine.golden_cases import CASES
 
@@ -189,7 +190,8 @@ def test_min_p_and_the_penalties_are_settings_of_chat(rope):
     )
     drawn = {"max_new_tokens": 6, "do_sample": True, "top_k": 0, "top_p": 1.0, "num_beams": 2}
     texts = {rope.chat(TOKENIZER, HELLO, **drawn, min_p=1.0, seed=seed) for seed in range(3)}
-    assert len(texts) == 1  # beams among the best candidate alone
+    if CACHE_KEYWORD == "cache":  # transformers 5.24 on; before, beams kept more candidates than the best
+        assert len(texts) == 1
     with pytest.raises(SettingsError, match="presence_penalty and frequency_penalty work without num_beams only"):
         rope.chat(TOKENIZER, HELLO, num_beams=2, presence_penalty=0.5, **settings)
     with pytest.raises(SettingsError, match="--presence-penalty must lie in"):

@@ -22,8 +22,9 @@ LONG = "这是一段很长的回复。" * 400
 
 
 @pytest.fixture(scope="module")
-def all_browsers():
-    """Starting one takes seconds, so they are used again, each time as a new user."""
+def all_browsers(scripted_server):
+    """Starting one takes seconds, so they are used again, as a new user; they leave before the server ends."""
+    del scripted_server
     opened = []
     yield opened
     for browser in opened:
