@@ -31,7 +31,8 @@ class Batches:
         self._pages = page_shape(model, kv_cache) if self._processor is not None else None
         context = int(min(context_length(model), UNBOUNDED))
         if self._pages is not None:
-            self._cache_bytes = cache_bytes or self.most_sequences * self._pages.bytes_of(context)
+            whole = self.most_sequences * self._pages.bytes_of(context)
+            self._cache_bytes = whole if cache_bytes is None else cache_bytes
             return
         self._capacity = self.most_sequences * context
         if cache_bytes is not None:
