@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HEADER = """\
 # Flags
 
-Written by `scripts/update_docs.py` from `src/baichuan2/settings.py`; edit the settings, not this page.
+Written by `scripts/update_docs.py` from `src/baichuan2/settings/`; edit the settings, not this page.
 
 What decides, first to last: the flag, the environment variable, the checkpoint's own files, the default.
 """

@@ -35,19 +35,21 @@ if TYPE_CHECKING:
     from baichuan2.errors import QuantizationError as QuantizationError
     from baichuan2.errors import SettingsError as SettingsError
     from baichuan2.errors import TokenizerError as TokenizerError
+    from baichuan2.errors import TrainingError as TrainingError
     from baichuan2.model.configuration_baichuan import BaichuanConfig as BaichuanConfig
     from baichuan2.model.modeling_baichuan import BaichuanForCausalLM as BaichuanForCausalLM
     from baichuan2.model.modeling_baichuan import BaichuanModel as BaichuanModel
     from baichuan2.model.tokenization_baichuan import BaichuanTokenizer as BaichuanTokenizer
-    from baichuan2.settings import ChatSettings as ChatSettings
-    from baichuan2.settings import LoadSettings as LoadSettings
-    from baichuan2.settings import OutputSettings as OutputSettings
-    from baichuan2.settings import PlanSettings as PlanSettings
-    from baichuan2.settings import QuantizeSettings as QuantizeSettings
-    from baichuan2.settings import RunSettings as RunSettings
-    from baichuan2.settings import SamplingSettings as SamplingSettings
-    from baichuan2.settings import ServeSettings as ServeSettings
-    from baichuan2.settings import WebSettings as WebSettings
+    from baichuan2.settings.finetuning import FinetuneSettings as FinetuneSettings
+    from baichuan2.settings.models import LoadSettings as LoadSettings
+    from baichuan2.settings.models import PlanSettings as PlanSettings
+    from baichuan2.settings.models import QuantizeSettings as QuantizeSettings
+    from baichuan2.settings.replies import ChatSettings as ChatSettings
+    from baichuan2.settings.replies import OutputSettings as OutputSettings
+    from baichuan2.settings.replies import RunSettings as RunSettings
+    from baichuan2.settings.replies import SamplingSettings as SamplingSettings
+    from baichuan2.settings.serving import ServeSettings as ServeSettings
+    from baichuan2.settings.serving import WebSettings as WebSettings
 
 __version__ = "0.1.0"
 
@@ -72,21 +74,15 @@ _MODULES = {
         "QuantizationError",
         "SettingsError",
         "TokenizerError",
+        "TrainingError",
     ),
     "model.configuration_baichuan": ("BaichuanConfig",),
     "model.modeling_baichuan": ("BaichuanForCausalLM", "BaichuanModel"),
     "model.tokenization_baichuan": ("BaichuanTokenizer",),
-    "settings": (
-        "ChatSettings",
-        "LoadSettings",
-        "OutputSettings",
-        "PlanSettings",
-        "QuantizeSettings",
-        "RunSettings",
-        "SamplingSettings",
-        "ServeSettings",
-        "WebSettings",
-    ),
+    "settings.finetuning": ("FinetuneSettings",),
+    "settings.models": ("LoadSettings", "PlanSettings", "QuantizeSettings"),
+    "settings.replies": ("ChatSettings", "OutputSettings", "RunSettings", "SamplingSettings"),
+    "settings.serving": ("ServeSettings", "WebSettings"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -106,6 +102,7 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "LoadSettings",
     "SamplingSettings",
     "ChatSettings",
+    "FinetuneSettings",
     "OutputSettings",
     "PlanSettings",
     "QuantizeSettings",
@@ -128,6 +125,7 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "QuantizationError",
     "SettingsError",
     "TokenizerError",
+    "TrainingError",
 ]
 
 

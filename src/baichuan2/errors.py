@@ -9,6 +9,7 @@
     ├── MessageError           ValueError    a chat message is malformed
     ├── DataError              ValueError    a training or evaluation file is malformed
     ├── GenerationError        RuntimeError  the model failed while producing a reply
+    ├── TrainingError          RuntimeError  training stopped: a loss that is no number, a full disk
     ├── OverloadedError        RuntimeError  too many requests are waiting, or the engine is closing: try again later
     ├── QuantizationError      ValueError    weights cannot be quantised as asked
     └── MissingExtraError      ImportError   an optional package is not installed
@@ -30,6 +31,7 @@ __all__ = [
     "QuantizationError",
     "SettingsError",
     "TokenizerError",
+    "TrainingError",
 ]
 
 
@@ -74,6 +76,10 @@ class DataError(BaichuanError, ValueError):
 
 class GenerationError(BaichuanError, RuntimeError):
     """The model failed while producing a reply; the cause is chained."""
+
+
+class TrainingError(BaichuanError, RuntimeError):
+    """Training cannot go on; what was saved last is whole, and the message says how to go on from there."""
 
 
 class OverloadedError(BaichuanError, RuntimeError):

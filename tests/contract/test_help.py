@@ -17,6 +17,7 @@ HELP_CALLS = [
     ["plan", "--help"],
     ["info", "--help"],
     ["serve", "--help"],
+    ["finetune", "--help"],
 ]
 PROBE = """
 import sys

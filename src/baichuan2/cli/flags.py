@@ -1,6 +1,6 @@
 """Settings dataclasses -> command-line flags, and the parsed flags back -> settings objects.
 
-Names, help, bounds, choices and environment variables all come from `settings.py`; nothing is repeated here. A wrong
+Names, help, bounds, choices and environment variables all come from `settings/`; nothing is repeated here. A wrong
 value is a SettingsError of one line that names the flag or the variable. Standard library only, so that help is free.
 """
 

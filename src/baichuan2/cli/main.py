@@ -2,7 +2,8 @@
 
 Only the chosen command's module is imported, and it imports torch only when it runs; so `--help` is instant.
 A command module has `SETTINGS`, the settings classes that it takes, and `run(*settings) -> exit code`; it may have
-`EXAMPLES`, lines for the end of its help.
+`EXAMPLES`, lines for the end of its help. One whose flags are partly the framework's has `run_arguments(parser,
+arguments)` in place of `run`, and reads them itself; only its help comes from here.
 """
 
 import argparse
@@ -39,6 +40,9 @@ COMMANDS = {
     "generate": Command("baichuan2.cli.commands.generate", "continue a text with a Base model"),
     "web": Command("baichuan2.cli.commands.web", "talk with a Chat model in the browser"),
     "serve": Command("baichuan2.cli.commands.serve", "answer OpenAI's clients over HTTP"),
+    "finetune": Command(
+        "baichuan2.cli.commands.finetune", "teach a model: all weights or adapters, from your own data"
+    ),
     "quantize": Command("baichuan2.cli.commands.quantize", "write a model in 8 or 4 bits"),
     "plan": Command("baichuan2.cli.commands.plan", "show which precision and context fit into memory"),
     "info": Command("baichuan2.cli.commands.info", "show versions, devices, extras and embedded models"),
@@ -90,8 +94,11 @@ def run(arguments: Sequence[str]) -> int:
         raise SettingsError(f"unknown command {name!r}: use one of {', '.join(COMMANDS)} (see baichuan2 --help)")
     command = importlib.import_module(COMMANDS[name].module)
     parser = command_parser(name, command.SETTINGS, getattr(command, "EXAMPLES", None))
+    is_help = bool({"-h", "--help"} & set(arguments[1:]))
+    if hasattr(command, "run_arguments") and not is_help:
+        return int(command.run_arguments(parser, list(arguments[1:])))
     try:
-        namespace = parser.parse_args(list(arguments[1:]))
+        namespace = parser.parse_args(["--help"] if is_help else list(arguments[1:]))
     except SystemExit:  # argparse leaves this way after --help only: mistakes are SettingsError
         return 0
     return int(command.run(*(read_settings(settings_class, namespace) for settings_class in command.SETTINGS)))

@@ -1,4 +1,4 @@
-"""What clients may send: every field with its kind and bounds, which are those of `settings.py`.
+"""What clients may send: every field with its kind and bounds, which are those of `settings/`.
 
 Unknown fields are taken and ignored, as clients send ever new ones; a known one of the wrong kind is refused. What a
 field does is `service.py`'s part.

@@ -1,0 +1,28 @@
+"""What can be set, its default, its bounds and its help: the one place, standard library only.
+
+The command line makes its flags from these dataclasses, the documentation its tables. `None` means "the checkpoint's
+own value". Precedence: flag, then environment variable, then the checkpoint, then the default here.
+"""
+
+from baichuan2.settings.fields import check_bounds, flag_name, parse_bytes, setting
+from baichuan2.settings.finetuning import FinetuneSettings
+from baichuan2.settings.models import LoadSettings, PlanSettings, QuantizeSettings
+from baichuan2.settings.replies import ChatSettings, OutputSettings, RunSettings, SamplingSettings
+from baichuan2.settings.serving import ServeSettings, WebSettings
+
+__all__ = [
+    "ChatSettings",
+    "FinetuneSettings",
+    "LoadSettings",
+    "OutputSettings",
+    "PlanSettings",
+    "QuantizeSettings",
+    "RunSettings",
+    "SamplingSettings",
+    "ServeSettings",
+    "WebSettings",
+    "check_bounds",
+    "flag_name",
+    "parse_bytes",
+    "setting",
+]

@@ -1,0 +1,173 @@
+"""Which model, into how much memory, in how many bits."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from baichuan2.errors import SettingsError
+from baichuan2.settings.fields import KV_CACHE_HELP, check_bounds, flag_name, parse_bytes, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadSettings:
+    """Which model, and how it is put into memory."""
+
+    model: str | None = setting(
+        None,
+        "model folder or hub id; without it the embedded demo model runs",
+        short="-m",
+        metavar="PATH_OR_ID",
+        environment="BAICHUAN2_MODEL",
+    )
+    revision: str | None = setting(
+        None, "branch, tag or commit on the hub, such as v2.0 or train_02200B", metavar="REV"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "number format of the weights in memory; auto: the checkpoint's own"
+    )
+    device: str = setting("auto", "where to run: auto, cpu, cuda, cuda:1, npu, xpu, mps", metavar="DEVICE")
+    quantize: Literal["none", "int8", "int4"] = setting(
+        "none",
+        "weights in 8 or 4 bits in memory, made while loading: 1 (int8) or 9 minutes (int4) of one core for 7B; "
+        "on an accelerator by bitsandbytes; what baichuan2 quantize writes once loads in seconds and is more "
+        "exact",
+    )
+    numerics: Literal["exact", "official"] = setting(
+        "exact", "13B position bias: exact, or official to reproduce the rounding of the released code"
+    )
+    threads: int | None = setting(
+        None,
+        "threads that compute on the processor; not given: one for each real core that may be used",
+        minimum=1,
+        maximum=1024,
+        metavar="N",
+    )
+    offline: bool = setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
+    check_memory: bool = setting(
+        True, "stop before loading what cannot fit into memory; with no: load it whatever happens"
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """Which model is planned for which memory."""
+
+    model: str | None = setting(
+        None,
+        "model folder, config.json, hub id, or 7B and 13B for the released shapes; without it the embedded demo model",
+        metavar="MODEL",
+        environment="BAICHUAN2_MODEL",
+        is_positional=True,
+    )
+    context: int | None = setting(
+        None, "tokens of prompt and reply together; not given: as many as the model takes", minimum=1, metavar="N"
+    )
+    batch: int = setting(1, "conversations at once", minimum=1, maximum=65_536, metavar="N")
+    kv_cache: Literal["same", "int8"] = setting("same", KV_CACHE_HELP)
+    memory: str | None = setting(
+        None, "plan for this much main memory, such as 16GB or 16GiB, in place of this machine", metavar="SIZE"
+    )
+    gpu: str | None = setting(
+        None, "plan for an accelerator with this much memory, such as 24GB, in place of this machine", metavar="SIZE"
+    )
+    revision: str | None = setting(None, "branch, tag or commit on the hub", metavar="REV")
+    offline: bool = setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
+    language: Literal["auto", "zh", "en"] = setting(
+        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        for name in ("memory", "gpu"):
+            value = getattr(self, name)
+            if value is not None:
+                try:
+                    parse_bytes(value)
+                except SettingsError as error:
+                    raise SettingsError(f"{flag_name(name)}: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeSettings:
+    """Which checkpoint is written in fewer bits, where to, and how."""
+
+    source: str | None = setting(
+        None,
+        "model folder, hub id or demo model with unquantised weights",
+        metavar="SOURCE",
+        is_positional=True,
+    )
+    target: str | None = setting(
+        None, "folder to write, which must not exist yet", metavar="TARGET", is_positional=True
+    )
+    format: Literal["int8", "int4", "nf4", "official-4bits"] = setting(
+        "int4",
+        "int8 and int4: this package's own; nf4: bitsandbytes' files; official-4bits: as in Baichuan2-*-Chat-4bits",
+    )
+    group_size: int | None = setting(
+        None,
+        "weights that share a scale: 32, 64 or 128; 0, for int8: one scale a row; not given: the format's best",
+        minimum=0,
+        metavar="N",
+    )
+    method: Literal["nearest", "search", "gptq"] | None = setting(
+        None,
+        "nearest: round; search: scales with the least error; gptq: what the layers are fed decides; "
+        "not given: the format's best",
+    )
+    codebook: Literal["uniform", "nonuniform"] | None = setting(
+        None, "the 16 values of int4: evenly spaced, or denser near 0; not given: nonuniform"
+    )
+    calibration: str | None = setting(
+        None,
+        "text for gptq: paragraphs between blank lines, or JSONL with a text or messages; not given: the built-in one",
+        metavar="FILE",
+    )
+    calibration_tokens: int = setting(
+        32_768, "at most so many tokens of it, fewer for very large models", minimum=16, metavar="N"
+    )
+    head: Literal["none", "int8", "int4"] = setting(
+        "none", "int8, int4: the output head in 8 or 4 bits too (formats int8 and int4 only)"
+    )
+    embedding: Literal["none", "int8"] = setting("none", "int8: the embedding in 8 bits too (int8 and int4 only)")
+    report: bool = setting(
+        False,
+        "tables of memory and quality: of TARGET beside SOURCE; without TARGET of SOURCE in int8, int4 and nf4, whose "
+        "copies are removed again",
+    )
+    reference: str | None = setting(
+        None, "unquantised model that a report on a quantised SOURCE compares it with", metavar="FOLDER"
+    )
+    text: str | None = setting(
+        None, "plain text that a report measures quality on; not given: a built-in one", metavar="FILE"
+    )
+    revision: str | None = setting(None, "branch, tag or commit on the hub", metavar="REV")
+    offline: bool = setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
+    language: Literal["auto", "zh", "en"] = setting(
+        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        for name in ("reference", "text"):
+            if getattr(self, name) is not None and not self.report:
+                raise SettingsError(f"{flag_name(name)} works with --report only")
+        is_own = self.format in ("int8", "int4")
+        allowed = {"int4": (32, 64, 128), "int8": (0, 32, 64, 128)}.get(self.format, (64,))
+        if self.group_size is not None and self.group_size not in allowed:
+            raise SettingsError(
+                f"--group-size must be {' or '.join(map(str, allowed))} for --format {self.format}, got "
+                f"{self.group_size}"
+            )
+        for flag, is_given in (
+            ("--method", self.method not in (None, "nearest")),
+            ("--head", self.head != "none"),
+            ("--embedding", self.embedding != "none"),
+        ):
+            if is_given and not is_own:
+                value = getattr(self, flag[2:])
+                raise SettingsError(f"{flag} {value} works for --format int8 and int4 only, got {self.format}")
+        if self.codebook is not None and self.format != "int4":
+            raise SettingsError(f"--codebook works for --format int4 only, got {self.format}")
