@@ -1,13 +1,16 @@
 """One fine-tuning run, from settings to a folder that loads: data, model, trainer, and what is saved at the end."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from baichuan2.checkpoints.load import read_config, read_generation_config, read_tokenizer
 from baichuan2.checkpoints.locate import locate
 from baichuan2.errors import SettingsError
 from baichuan2.finetune.arguments import FinetuneArguments
 from baichuan2.finetune.data import collate, prepare_data
+from baichuan2.finetune.dpo import DPOTrainer
 from baichuan2.finetune.starting_model import starting_model
 from baichuan2.finetune.trainer import BaichuanTrainer
 from baichuan2.settings import FinetuneSettings
@@ -40,7 +43,10 @@ def finetune(settings: FinetuneSettings, arguments: FinetuneArguments) -> Finetu
     data = prepare_data(settings, tokenizer, output_dir / "data")
     model = starting_model(folder, settings, arguments)
     model.generation_config = read_generation_config(folder)
-    trainer = BaichuanTrainer(
+    trainer_kind: Any = BaichuanTrainer
+    if settings.objective == "dpo":
+        trainer_kind = partial(DPOTrainer, settings=settings, data_directory=output_dir / "data")
+    trainer = trainer_kind(
         model=model,
         args=arguments,
         processing_class=tokenizer,

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from baichuan2.errors import SettingsError
-from baichuan2.settings.fields import check_bounds, setting
+from baichuan2.settings.fields import check_bounds, flag_name, setting
+
+ADAPTER_TARGETS = ("W_pack", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear layers of a decoder layer, on which adapters can be put."""
+ADAPTER_FLAGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "use_dora", "use_rslora")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,12 @@ class FinetuneSettings:
     use_dora: bool = setting(False, "adapters with a magnitude of their own (DoRA, arXiv 2402.09353)")
     use_rslora: bool = setting(False, "divide by the root of the rank (rsLoRA, arXiv 2312.03732)")
     dpo_beta: float = setting(0.1, "dpo: how strongly the model is held to where it started", minimum=0.0, metavar="B")
+    dpo_label_smoothing: float = setting(
+        0.0, "dpo: how often pairs are believed to be the wrong way round", minimum=0.0, maximum=0.5, metavar="P"
+    )
+    dpo_sft_weight: float = setting(
+        0.0, "dpo: weight of the chosen reply's own loss, which keeps it likely (arXiv 2404.19733)", minimum=0.0
+    )
     z_loss_weight: float | None = setting(
         None, "weight of the max-z loss (arXiv 2309.10305); not given: the checkpoint's own, mostly 0", minimum=0.0
     )
@@ -104,6 +114,14 @@ class FinetuneSettings:
             raise SettingsError(
                 f"--quantize {self.quantize} needs --method lora or qlora: weights in few bits cannot be trained"
             )
+        if not self.has_adapters:
+            given = [name for name in ADAPTER_FLAGS if getattr(self, name) not in (None, False)]
+            if given:
+                raise SettingsError(f"{flag_name(given[0])} needs --method lora or qlora, or --use-lora")
+        unknown = [name for name in self.adapter_targets if name not in ADAPTER_TARGETS]
+        if unknown or not self.adapter_targets:
+            found = repr(unknown[0]) if unknown else "no name"
+            raise SettingsError(f"--lora-targets takes {', '.join(ADAPTER_TARGETS)} or all, with commas, got {found}")
 
     @property
     def has_adapters(self) -> bool:
@@ -114,3 +132,11 @@ class FinetuneSettings:
     def base_quantization(self) -> Literal["none", "nf4", "int8"]:
         """Numbers of the weights under the adapters."""
         return "nf4" if self.method == "qlora" and self.quantize == "none" else self.quantize
+
+    @property
+    def adapter_targets(self) -> tuple[str, ...]:
+        """The layers that get adapters, by their names inside of a decoder layer."""
+        if self.lora_targets is None:
+            return ("W_pack",) if self.use_lora else ADAPTER_TARGETS
+        names = tuple(dict.fromkeys(name.strip() for name in self.lora_targets.split(",") if name.strip()))
+        return ADAPTER_TARGETS if names == ("all",) else names
