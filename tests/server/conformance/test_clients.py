@@ -1,7 +1,8 @@
 """Every case of the table by every client: OpenAI's for Python and JavaScript, and LangChain's ChatOpenAI."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -32,11 +33,15 @@ FREE_SECONDS = 1.0  # within which the place of a client that leaves has to be f
 
 
 @pytest.fixture(scope="module")
-def driver(request, engine) -> Iterator[Driver]:
-    if request.param == "node" and (reason := missing_for_node()):
-        pytest.skip(reason)
-    with DRIVERS[request.param](engine) as made:
-        yield made
+def driver_of(engine) -> Iterator[Callable[[str], Driver]]:
+    """A client's driver by its name, made once for all cases: a parametrised fixture would be made for each."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def driver(client: str) -> Driver:
+            return stack.enter_context(DRIVERS[client](engine))
+
+        yield driver
 
 
 @contextlib.contextmanager
@@ -73,8 +78,11 @@ def told_apart() -> Iterator[object]:
                 yield pytest.param(client, case, id=f"{client}-{case.name}", marks=marks)
 
 
-@pytest.mark.parametrize(("driver", "case"), list(told_apart()), indirect=["driver"])
-def test_case(driver, engine, case: Case):
+@pytest.mark.parametrize(("client", "case"), list(told_apart()))
+def test_case(driver_of, engine, client: str, case: Case):
+    if client == "node" and (reason := missing_for_node()):
+        pytest.skip(reason)
+    driver = driver_of(client)
     for feature in case.features:
         if not engine.has(feature):
             pytest.skip(f"{feature}: {engine.lacking[feature]}")
