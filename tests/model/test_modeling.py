@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM
 
 import baichuan2  # noqa: F401  (registers the Auto classes)
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM, BaichuanModel
-from baichuan2.model.norm_head import NormHead
+from baichuan2.model.norm_head import NormHead, OutputHead
 from tests.tiny import SIZES, Size, left_padded, random_ids, tiny_config, tiny_model
 
 
@@ -180,7 +179,7 @@ def test_old_files_with_rotary_tables_load_silently(tmp_path: Path) -> None:
     loaded, report = BaichuanForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
-    assert type(loaded.lm_head) is nn.Linear
+    assert type(loaded.lm_head) is OutputHead
     ids = random_ids(1, 6)
     assert torch.equal(loaded(ids).logits, model(ids).logits)
 

@@ -21,7 +21,7 @@ from baichuan2.kernels import products, steps
 from baichuan2.kernels.steps import LayerWeights, Rows, StepModel, StoredWeight
 from baichuan2.model.alibi import BaichuanAlibi
 from baichuan2.model.block import MLP, Attention, RMSNorm
-from baichuan2.model.norm_head import NormHead
+from baichuan2.model.norm_head import NormHead, OutputHead
 from baichuan2.model.plain import PlainBaichuan, PlainDecoder, PlainLayer
 from baichuan2.model.rope import BaichuanRotaryEmbedding
 from baichuan2.quantization.linear import Int4Linear, Int8Embedding, Int8Linear, NF4Linear
@@ -33,7 +33,8 @@ __all__ = ["KNOWN", "ProcessorModel", "StepOutput", "is_made_of", "processor_mod
 
 KNOWN = (
     *(PlainBaichuan, PlainDecoder, PlainLayer, Attention, MLP, RMSNorm, BaichuanRotaryEmbedding, BaichuanAlibi),
-    *(NormHead, nn.Linear, nn.Embedding, nn.ModuleList, Int4Linear, Int8Linear, NF4Linear, Int8Embedding),
+    *(NormHead, OutputHead, nn.Linear, nn.Embedding, nn.ModuleList),
+    *(Int4Linear, Int8Linear, NF4Linear, Int8Embedding),
 )
 FRAMEWORK_MODULE = "baichuan2.model.modeling_baichuan"
 FRAMEWORK_CLASSES = ("BaichuanForCausalLM", "BaichuanModel", "DecoderLayer")

@@ -34,5 +34,5 @@ def causal_lm_loss(
         loss = F.cross_entropy(flat, targets.reshape(-1), ignore_index=IGNORED_LABEL, reduction="sum") / total
         share = (targets != IGNORED_LABEL).sum() / total
     if z_loss_weight:
-        loss = loss + z_loss_weight * share * shifted_logits.amax(dim=-1).pow(2).mean()
+        loss = loss + z_loss_weight * share * shifted_logits.max(dim=-1).values.pow(2).mean()
     return loss

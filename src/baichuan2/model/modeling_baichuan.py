@@ -10,6 +10,7 @@ I inner size, V vocabulary.
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -29,8 +30,9 @@ from baichuan2.model.alibi import BaichuanAlibi
 from baichuan2.model.attention import use_functions
 from baichuan2.model.block import MLP, UNUSED_NAMES, Attention, RMSNorm, alibi_bias, last_places
 from baichuan2.model.configuration_baichuan import BaichuanConfig
+from baichuan2.model.linear_loss import LossRequest, loss_of_layer
 from baichuan2.model.loss import causal_lm_loss
-from baichuan2.model.norm_head import NormHead
+from baichuan2.model.norm_head import NormHead, OutputHead
 from baichuan2.model.online_quantization import mend_quantized, quantize_in_place
 from baichuan2.model.pretrained_arguments import load_whole
 from baichuan2.model.rope import BaichuanRotaryEmbedding
@@ -232,6 +234,13 @@ def _padding_rows(attention_mask: Tensor | None, num_rows: int, config: Baichuan
     return attention_mask == 0
 
 
+@dataclass
+class BaichuanOutput(CausalLMOutputWithPast):
+    """What a model with its head returns; `logprobs` (B,) float32 only where `return_logprobs` asks for them."""
+
+    logprobs: Tensor | None = None
+
+
 class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
     """The decoder with its output head: logits, loss, generation and chat."""
 
@@ -239,7 +248,7 @@ class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = BaichuanModel(config)
         self.vocab_size = config.vocab_size
-        head = NormHead if config.normalized_head else nn.Linear
+        head = NormHead if config.normalized_head else OutputHead
         self.lm_head = head(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
@@ -266,15 +275,26 @@ class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
+        skip_logits: bool | None = None,
+        return_logprobs: bool = False,
         # budget: the names are the framework's, which looks for them in this signature
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+    ) -> BaichuanOutput | tuple[Any, ...]:
         """Logits (B, T, V), and the loss where `labels` (B, T) are given; see `causal_lm_loss`.
 
         `logits_to_keep` n > 0: only the last n places get logits (a tensor: those places). The other arguments are
         those of `BaichuanModel.forward`. `num_items_in_batch` makes accumulated gradients exact.
+
+        `skip_logits`: the same loss, and None for logits, which with this vocabulary are most of the memory that
+        training takes. None (the default) skips them in training with labels; False brings them back there, True
+        skips them in evaluation as well.
+
+        `return_logprobs`: in `logprobs` (B,) float32 the sum of the log-probabilities of each row's labels, for losses
+        on whole answers such as DPO's; differentiable, also without logits, and neither loss nor logits beside it.
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        if return_logprobs and labels is None:
+            raise ValueError("return_logprobs=True needs labels: they say which tokens count")
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -290,20 +310,30 @@ class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
             hidden_states = hidden_states[:, logits_to_keep]
         else:
             hidden_states = last_places(hidden_states, logits_to_keep)
-        logits = self.lm_head(hidden_states)  # (B, T, V)
-        loss = None
-        if labels is not None:
-            loss = causal_lm_loss(
-                logits,
-                labels,
-                z_loss_weight=self.config.z_loss_weight,
-                num_items_in_batch=num_items_in_batch,
-            )
-        result = CausalLMOutputWithPast(
-            loss, logits, getattr(outputs, CACHE_KEYWORD), outputs.hidden_states, outputs.attentions
+        logits = loss = logprobs = None
+        z_loss_weight = self.config.z_loss_weight
+        if labels is not None and (return_logprobs or (self.training if skip_logits is None else skip_logits)):
+            request = LossRequest(labels, z_loss_weight, num_items_in_batch, as_logprobs=return_logprobs)
+            computed = self._without_logits(hidden_states, request)
+            loss, logprobs = (None, computed) if return_logprobs else (computed, None)
+        else:
+            logits = self.lm_head(hidden_states)  # (B, T, V)
+            if labels is not None:
+                loss = causal_lm_loss(
+                    logits, labels, z_loss_weight=z_loss_weight, num_items_in_batch=num_items_in_batch
+                )
+        result = BaichuanOutput(
+            loss, logits, getattr(outputs, CACHE_KEYWORD), outputs.hidden_states, outputs.attentions, logprobs
         )
         wants_tuple = not (self.config.return_dict if return_dict is None else return_dict)
         return result.to_tuple() if wants_tuple else result
+
+    def _without_logits(self, hidden_states: Tensor, request: LossRequest) -> Tensor:
+        head = self.lm_head
+        if getattr(head, "computes_loss", False):
+            computed: Tensor = head(hidden_states, request)
+            return computed
+        return loss_of_layer(head, hidden_states, request)  # a head in few bits, or one with an adapter
 
     def chat(
         self,

@@ -4,14 +4,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baichuan2.model.linear_loss import LossRequest, linear_loss
 
-class NormHead(nn.Linear):
+
+class OutputHead(nn.Linear):
+    """A linear layer, the head of Baichuan 1, that also computes a loss without the logits of all places.
+
+    The loss is computed inside `forward`, because hooks around it are what gathers a weight that lies in parts on many
+    devices (ZeRO-3, FSDP).
+    """
+
+    computes_loss = True
+    is_normalized = False
+
+    def forward(self, hidden_states: Tensor, request: LossRequest | None = None) -> Tensor:
+        """Logits (..., V) of `hidden_states` (..., C), or what `request` asks for of (B, T, C); see `linear_loss`."""
+        if request is not None:
+            return linear_loss(hidden_states, self.weight, request, is_normalized=self.is_normalized)
+        return F.linear(hidden_states, self.weight, self.bias)
+
+
+class NormHead(OutputHead):
     """A linear layer without bias that normalises each row of its weight before the product.
 
     The weight itself is never changed (the released code overwrote it). In inference the normalised copy is kept and
     made anew when the weight is replaced, moved, or written to; training normalises at each pass, so the gradient
     flows through. To other libraries this is an `nn.Linear`.
     """
+
+    is_normalized = True
 
     def __init__(
         self,
@@ -56,8 +77,12 @@ class NormHead(nn.Linear):
         assert self._normalized is not None
         return self._normalized
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Logits (..., V) of `hidden_states` (..., C)."""
+    def forward(self, hidden_states: Tensor, request: LossRequest | None = None) -> Tensor:
+        """Logits (..., V) of `hidden_states` (..., C), or what `request` asks for of (B, T, C); see `linear_loss`."""
+        if request is not None:
+            if self.training:
+                self._forget()
+            return super().forward(hidden_states, request)
         return F.linear(hidden_states, self.normalized_weight())
 
     def _origin(self) -> tuple[object, ...]:

@@ -15,7 +15,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from baichuan2.errors import QuantizationError
-from baichuan2.model.norm_head import NormHead
+from baichuan2.model.norm_head import NormHead, OutputHead
 from baichuan2.model.quantized_layers import HEAD, QUANTIZED_LINEARS, place_layers, quantizable_shapes
 from baichuan2.quantization.apply import (
     TABLE_GROUP_SIZE,
@@ -100,7 +100,9 @@ def restore_layers(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _plain_class(name: str, model: Any) -> type[nn.Linear]:
-    return NormHead if name == HEAD and model.config.normalized_head else nn.Linear
+    if name != HEAD:
+        return nn.Linear
+    return NormHead if model.config.normalized_head else OutputHead
 
 
 def quantize_model(model: Any, spec: QuantizationSpec, done: Callable[[nn.Linear], None] | None = None) -> None:
