@@ -12,6 +12,7 @@ from baichuan2.settings import LoadSettings, WebSettings
 from baichuan2.web import page
 from baichuan2.web.launch import PageSettings
 from baichuan2.web.options import options_for
+from baichuan2.web.parting import part_from_browsers_in_time
 from tests.web.scripted import ScriptedModel
 
 ARGUMENTS = argparse.ArgumentParser()
@@ -24,6 +25,7 @@ def serve(arguments: list[str]) -> None:
     from streamlit.web import bootstrap
 
     options = options_for(WebSettings(port=ARGUMENTS.parse_args(arguments).port, host="127.0.0.1"))
+    part_from_browsers_in_time()
     bootstrap.load_config_options(flag_options=options)
     bootstrap.run(__file__, False, arguments, options)
 

@@ -1,9 +1,12 @@
 """How the page starts, or says in one line why it does not."""
 
+import importlib.util
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -14,6 +17,8 @@ from baichuan2.errors import SettingsError
 from baichuan2.settings import WebSettings
 from baichuan2.web.launch import check_address, url_of
 from baichuan2.web.options import OPTIONS, options_for
+from baichuan2.web.parting import PARTING_SECONDS
+from tests.web.browser import free_port, wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -169,3 +174,31 @@ def test_an_open_page_answers_to_any_name_whatever_the_file_in_this_folder_says(
         assert is_host_allowed("192.168.1.5:8501")
     finally:
         config.set_option("server.allowedHosts", before)
+
+
+def test_a_browser_that_fell_asleep_over_a_file_does_not_keep_the_page_from_ending():
+    static = Path(importlib.util.find_spec("streamlit").origin).parent / "static"
+    largest = max(static.rglob("*.js"), key=lambda path: path.stat().st_size).relative_to(static)
+    port = free_port()
+    code = (
+        "from baichuan2.settings import WebSettings; from baichuan2.web.launch import PageSettings, run_page;"
+        f"run_page(PageSettings(web=WebSettings(host='127.0.0.1', port={port}, open_browser=False)))"
+    )
+    command = [sys.executable, "-c", code]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as process,
+        socket.socket() as asleep,
+    ):
+        try:
+            asleep.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            wait_for(lambda: process.poll() is not None or asleep.connect_ex(("127.0.0.1", port)) == 0, 60)
+            asleep.sendall(f"GET /{largest.as_posix()} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert asleep.recv(12) == b"HTTP/1.1 200"
+            time.sleep(0.5)  # what the kernel keeps for it is full now
+            started = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=PARTING_SECONDS + 15)
+            assert time.monotonic() - started > PARTING_SECONDS  # it was given that time
+            assert (process.returncode, output.strip()) == (0, "Stopping...")
+        finally:
+            process.kill()

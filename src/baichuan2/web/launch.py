@@ -78,9 +78,12 @@ def run_page(settings: PageSettings) -> None:
     Raises MissingExtraError without Streamlit.
     """
     bootstrap: Any = require("streamlit.web.bootstrap", extra="web")
+    from baichuan2.web.parting import part_from_browsers_in_time
+
     options = options_for(settings.web)
     set_page_settings(settings)
     ask_nobody_for_our_address()
+    part_from_browsers_in_time()
     bootstrap.load_config_options(flag_options=options)
     if settings.web.open_browser:
         timer = threading.Timer(1.0, webbrowser.open, [url_of(settings.web)])
