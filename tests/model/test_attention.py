@@ -165,9 +165,13 @@ def test_flex_equals_sdpa(model: BaichuanForCausalLM, implementation: Any) -> No
     ]
     assert_close(torch.cat(rest, dim=1), wanted_padded.logits[:, 6:])
     by_row = mask[:, None, :].expand(-1, 11, -1)
-    for unfit in (mask * 2, by_row, by_row[:, None].bool()):
-        with pytest.raises(ValueError, match="segment ids and masks by row need attn_implementation eager or sdpa"):
+    for unfit in (by_row, by_row[:, None].bool()):
+        with pytest.raises(ValueError, match="masks by row need attn_implementation eager or sdpa"):
             model(ids, attention_mask=unfit)
+    segments = torch.tensor([[1] * 4 + [2] * 7, [1] * 6 + [2] * 3 + [0] * 2, [3] * 11])
+    packed = model(ids, attention_mask=segments).logits
+    implementation("sdpa")
+    assert_close(packed[segments > 0], model(ids, attention_mask=segments).logits[segments > 0])
 
 
 @torch.no_grad()
@@ -192,17 +196,17 @@ def gradients(model: BaichuanForCausalLM, ids: Tensor, mask: Tensor | None) -> t
 
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch, model: BaichuanForCausalLM) -> list[int]:
-    """Three rows of bias at a time over 11 keys; the returned list fills with the rows of each block made."""
+    """Three rows of bias at a time over 11 keys; the returned list fills with the size of each block made."""
     monkeypatch.setattr(alibi, "BLOCK_BYTES", 4 * model.config.num_attention_heads * 11 * 3)
-    rows: list[int] = []
+    sizes: list[int] = []
     block = alibi.AlibiBias.block
 
     def counted(self: alibi.AlibiBias, start: int, stop: int, num_keys: int, **visible: Any) -> Tensor:
-        rows.append(stop - start)
+        sizes.append((stop - start) * num_keys)
         return block(self, start, stop, num_keys, **visible)
 
     monkeypatch.setattr(alibi.AlibiBias, "block", counted)
-    return rows
+    return sizes
 
 
 @pytest.mark.parametrize("numerics", ["exact", "official"])
@@ -221,11 +225,11 @@ def test_blocks_equal_the_whole(monkeypatch: pytest.MonkeyPatch, name: str, mask
     with torch.no_grad():
         wanted = model(ids, attention_mask=mask).logits[compared]
 
-    rows = small_blocks(monkeypatch, model)
+    sizes = small_blocks(monkeypatch, model)
     with torch.no_grad():
         assert_close(model(ids, attention_mask=mask).logits[compared], wanted)
-    assert max(rows) <= 3
-    assert len(rows) >= 4 * model.config.num_hidden_layers
+    assert max(sizes) <= 3 * 11
+    assert len(sizes) >= 4 * model.config.num_hidden_layers
     model.train()
     loss, found = gradients(model, ids, mask)
     assert_close(loss, wanted_loss)
@@ -239,14 +243,14 @@ def test_blocks_with_a_static_cache_and_padding(monkeypatch: pytest.MonkeyPatch,
     model = tiny_model("13b", alibi_numerics=numerics)
     ids, mask = padded_batch()
     wanted = model(ids, attention_mask=mask).logits
-    rows = small_blocks(monkeypatch, model)
+    sizes = small_blocks(monkeypatch, model)
     cache = StaticCache(config=model.config, max_cache_len=16)
     parts = [
         model(ids[:, start:stop], attention_mask=mask[:, :stop], cache=cache).logits
         for start, stop in ((0, 4), (4, 9), (9, 10), (10, 11))
     ]
     assert_close(torch.cat(parts, dim=1)[mask.bool()], wanted[mask.bool()])
-    assert max(rows) <= 3
+    assert max(sizes) <= 3 * 11
 
 
 class LargestTensor(TorchDispatchMode):

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from baichuan2.model.alibi import AlibiBias
+from baichuan2.model.segments import Segments, attend_segments
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -105,12 +106,16 @@ def attend(
 
     `query` (B, H, T, D); `key` and `value` (B, H, S, D) with the cached places first. `attention_mask` is what the
     framework made for the chosen implementation: None (causal, or a single row that sees all), boolean
-    (B, 1, T, S), additive, or a block mask. `module` names the implementation by its config.
+    (B, 1, T, S), additive, a block mask, or segments of packed inputs. `module` names the implementation by its config.
     """
     wants_weights = bool(kwargs.pop("output_attentions", module.config.output_attentions))
     function = _choose(module, bias, wants_weights)
     kwargs.update(scaling=module.scaling, dropout=0.0)
     num_rows = query.shape[2]
+    if isinstance(attention_mask, Segments):
+        if not wants_weights and function is not official_alibi_attention:  # whose rounding depends on the place
+            return _attend_one_by_one(module, query, key, value, attention_mask, bias, kwargs), None
+        attention_mask = attention_mask.mask().to(query.device)
     if wants_weights and not isinstance(attention_mask, Tensor | None):
         attention_mask = create_mask(attention_mask.mask_mod, query.shape[0], 1, num_rows, key.shape[2], query.device)
     if attention_mask is None and num_rows > 1:
@@ -134,6 +139,25 @@ def attend(
         return function(module, query, key, value, **{**kwargs, **masks})
     assert bias is not None
     return _attend_in_blocks(function, module, query, key, value, attention_mask, bias, block_rows, kwargs), None
+
+
+def _attend_one_by_one(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Segments,
+    bias: AlibiBias | None,
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """`attend` within each segment; (B, T, H, D)."""
+    num_rows = query.shape[2]
+
+    def one(rows: Tensor, keys: Tensor, values: Tensor, its_bias: AlibiBias | None) -> Tensor:
+        return attend(module, rows, keys, values, None, its_bias, **kwargs)[0]
+
+    # behind the rows may lie an empty static cache
+    return attend_segments(segments, query, key[:, :, :num_rows], value[:, :, :num_rows], bias, one)
 
 
 def _choose(module: Any, bias: AlibiBias | None, wants_weights: bool) -> AttentionFunction:

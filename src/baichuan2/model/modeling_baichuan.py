@@ -31,11 +31,12 @@ from baichuan2.model.attention import use_functions
 from baichuan2.model.block import MLP, UNUSED_NAMES, Attention, RMSNorm, alibi_bias, last_places
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.linear_loss import LossRequest, loss_of_layer
-from baichuan2.model.loss import causal_lm_loss
+from baichuan2.model.loss import IGNORED_LABEL, causal_lm_loss
 from baichuan2.model.norm_head import NormHead, OutputHead
 from baichuan2.model.online_quantization import mend_quantized, quantize_in_place
 from baichuan2.model.pretrained_arguments import load_whole
 from baichuan2.model.rope import BaichuanRotaryEmbedding
+from baichuan2.model.segments import find_segments, segment_mask, without_first_labels
 
 # transformers 5.24 renamed `past_key_values` to `cache`; both spellings are in the range that we support
 CACHE_KEYWORD = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
@@ -184,12 +185,16 @@ class BaichuanModel(BaichuanPreTrainedModel):
     ) -> Any:
         """The mask in the form that the chosen attention implementation takes; see `attend`."""
         if isinstance(attention_mask, Tensor):  # else None, or a block mask that `generate` made
-            attention_mask = _explicit_mask(attention_mask, hidden_states.shape[1])
+            is_flex = self.config._attn_implementation == "flex_attention"
+            if attention_mask.dim() == 2 and _has_segments(attention_mask, hidden_states.shape[1]):
+                if is_flex:
+                    return _segment_blocks(self.config, hidden_states, attention_mask, cache)
+                is_known = not torch.compiler.is_compiling()  # a compiled graph cannot look at values
+                return (find_segments(attention_mask) if is_known else None) or segment_mask(attention_mask)
+            attention_mask = _explicit_mask(attention_mask)
             if attention_mask.dim() == 4:
-                if self.config._attn_implementation == "flex_attention":  # it would add the mask's ones and zeros
-                    raise ValueError(
-                        "segment ids and masks by row need attn_implementation eager or sdpa, got flex_attention"
-                    )
+                if is_flex:  # it would add the mask's ones and zeros
+                    raise ValueError("masks by row need attn_implementation eager or sdpa, got flex_attention")
                 return attention_mask
         return create_causal_mask(
             config=self.config,
@@ -200,26 +205,34 @@ class BaichuanModel(BaichuanPreTrainedModel):
         )
 
 
-def _explicit_mask(attention_mask: Tensor, num_rows: int) -> Tensor:
-    """A boolean (B, 1, T, S) mask where the caller's mask says more than which keys to hide; else that mask, (B, S).
-
-    Segment ids are looked for in whole inputs (S = T) only: they mark packed training rows, which have no cache.
-    """
+def _explicit_mask(attention_mask: Tensor) -> Tensor:
+    """A boolean (B, 1, T, S) mask where the caller's mask says what each row sees; else that mask, (B, S)."""
     if attention_mask.dim() == 4:
         if attention_mask.is_floating_point():  # additive: 0 where a row sees a key
             return attention_mask > torch.finfo(attention_mask.dtype).min / 2
         return attention_mask.bool()
-    if attention_mask.dim() == 3:
-        return attention_mask.bool()[:, None]
+    return attention_mask.bool()[:, None] if attention_mask.dim() == 3 else attention_mask
+
+
+def _has_segments(attention_mask: Tensor, num_rows: int) -> bool:
+    """Whether a mask (B, S) holds segment ids. They mark packed training rows, which have no cache: S = T."""
     if attention_mask.dtype == torch.bool or attention_mask.shape[1] != num_rows:
-        return attention_mask
+        return False
     # a compiled graph cannot look at values, and treats every id as a segment
-    if not torch.compiler.is_compiling() and not bool((attention_mask > 1).any()):
-        return attention_mask
-    same = attention_mask[:, :, None] == attention_mask[:, None, :]  # (B, T, T)
-    is_text = attention_mask[:, None, :] > 0
-    here = torch.eye(num_rows, dtype=torch.bool, device=attention_mask.device)  # padding rows see themselves: no NaN
-    return ((same & is_text).tril() | here)[:, None]
+    return torch.compiler.is_compiling() or bool((attention_mask > 1).any())
+
+
+def _segment_blocks(config: BaichuanConfig, hidden_states: Tensor, ids: Tensor, cache: Cache | None) -> Any:
+    """The block mask of flex attention for segment `ids` (B, T): blocks without a visible pair are never computed."""
+    ids = ids.to(hidden_states.device)
+    return create_causal_mask(
+        config=config,
+        inputs_embeds=hidden_states,
+        attention_mask=(ids > 0).long(),
+        position_ids=None,
+        and_mask_function=lambda batch, _head, row, key: ids[batch, row] == ids[batch, key],
+        **{CACHE_KEYWORD: cache},
+    )
 
 
 def _padding_rows(attention_mask: Tensor | None, num_rows: int, config: BaichuanConfig) -> Tensor | None:
@@ -312,6 +325,8 @@ class BaichuanForCausalLM(BaichuanPreTrainedModel, GenerationMixin):
             hidden_states = last_places(hidden_states, logits_to_keep)
         logits = loss = logprobs = None
         z_loss_weight = self.config.z_loss_weight
+        if labels is not None:
+            labels = without_first_labels(labels, attention_mask, IGNORED_LABEL)
         if labels is not None and (return_logprobs or (self.training if skip_logits is None else skip_logits)):
             request = LossRequest(labels, z_loss_weight, num_items_in_batch, as_logprobs=return_logprobs)
             computed = self._without_logits(hidden_states, request)
