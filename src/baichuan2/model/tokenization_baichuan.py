@@ -123,6 +123,21 @@ class BaichuanTokenizer(TokenizersBackend):
         except TypeError as error:
             raise TokenizerError(f"text must be a string of whole characters, got {text[:40]!r}") from error
 
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_text` of each text, on all processor cores: for much text."""
+        if self._tokenizer.truncation is not None or self._tokenizer.padding is not None:
+            return [self.encode_text(text) for text in texts]
+        try:
+            encodings = self._tokenizer.encode_batch_fast(
+                [self._prepare(text) for text in texts], add_special_tokens=False
+            )
+        except TypeError:
+            return [self.encode_text(text) for text in texts]  # whose message names the wrong one
+        return [
+            encoding.ids if self._guarded_ids.isdisjoint(encoding.ids) else self.encode_text(text)
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
+
     def _unguarded_ids(self, text: str) -> list[int]:
         """Ids of prepared text, cutting every guarded token behind its first character until none is left."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
