@@ -58,10 +58,11 @@ $(VENV)/.installed: requirements.txt pyproject.toml | $(BIN)/python
 	@$(PIP) -r requirements.txt </dev/null >&2
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	@echo 'installing the test tools, once' >&2
-	@$(PIP) -e '.[dev]' </dev/null >&2
-	@touch $@
+# one run of pip for both: it looks each package up once, and compiles our kernels once
+$(VENV)/.installed-dev: requirements.txt pyproject.toml | $(BIN)/python
+	@echo 'installing the requirements and the test tools, once (some minutes)' >&2
+	@$(PIP) -r requirements.txt -e '.[dev]' </dev/null >&2
+	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-recipe: $(VENV)/.installed
 	@$(PIP) -e '.[recipe]' </dev/null >&2

@@ -56,6 +56,17 @@ def test_packages_are_installed_once_and_in_silence(copy):
     assert made[1:] == ["-m baichuan2 chat"] * 2
 
 
+def test_requirements_and_test_tools_come_in_one_run_of_pip(copy):
+    (copy / ".venv" / ".installed").unlink()
+    calls = copy / "calls"
+    (copy / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    make(copy, "test", "ARGS=tests/cli")
+    make(copy, "chat")
+    installing, *rest = calls.read_text().splitlines()
+    assert installing.endswith("-r requirements.txt -e .[dev]")
+    assert rest == ["-m pytest tests/cli", "-m baichuan2 chat"]
+
+
 def test_pip_does_not_eat_the_messages(copy):
     (copy / ".venv" / ".installed").unlink()
     (copy / ".venv" / "bin" / "python").write_text("#!/bin/sh\ncat\n")
