@@ -13,8 +13,9 @@ from typing import Literal
 import torch
 
 from baichuan2.checkpoints.device import available_devices, device_memory
+from baichuan2.settings import parse_bytes
 
-__all__ = ["Place", "accelerator", "main_memory", "places"]
+__all__ = ["Place", "accelerator", "given_places", "main_memory", "places"]
 
 PROC = Path("/proc")
 CGROUP_MOUNT = Path("/sys/fs/cgroup")
@@ -42,6 +43,20 @@ class Place:
 def places() -> list[Place]:
     """The accelerators of this machine, the preferred one first, then its main memory."""
     return [accelerator(name) for name in available_devices() if name != "cpu"] + [main_memory()]
+
+
+def given_places(*, gpu: str | None, memory: str | None) -> list[Place]:
+    """An accelerator and main memory of the given sizes, such as `24GB`; without either what this machine has."""
+    sizes: tuple[tuple[str, Literal["main", "accelerator"], str | None], ...] = (
+        ("gpu", "accelerator", gpu),
+        ("cpu", "main", memory),
+    )
+    where = []
+    for name, kind, text in sizes:
+        if text is not None:
+            size = parse_bytes(text)
+            where.append(Place(name, kind, size, size, is_live=False))
+    return where or places()
 
 
 def accelerator(name: str) -> Place:

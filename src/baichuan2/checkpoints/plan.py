@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from baichuan2.checkpoints.device import available_devices, pick_device
 from baichuan2.checkpoints.locate import locate
-from baichuan2.checkpoints.memory import Place, accelerator, main_memory, places
+from baichuan2.checkpoints.memory import Place, accelerator, given_places, main_memory
 from baichuan2.checkpoints.shards import read_json
 from baichuan2.errors import CheckpointError, MemoryShortageError, SettingsError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
@@ -35,9 +35,20 @@ from baichuan2.quantization.scheme import (
     QuantizationSpec,
     Scheme,
 )
-from baichuan2.settings import PlanSettings, parse_bytes
+from baichuan2.settings import PlanSettings
 
-__all__ = ["FLOAT_BITS", "PRECISIONS", "Estimate", "Fit", "Plan", "check_fits", "estimate", "make_plan", "plan_model"]
+__all__ = [
+    "FLOAT_BITS",
+    "PRECISIONS",
+    "Estimate",
+    "Fit",
+    "Plan",
+    "check_fits",
+    "estimate",
+    "find_config",
+    "make_plan",
+    "plan_model",
+]
 
 CacheNumbers = Literal["same", "int8"]
 Verdict = Literal["fits", "tight", "disk", "no", "unknown"]
@@ -285,18 +296,11 @@ def plan_model(settings: PlanSettings) -> Plan:
         CheckpointError: there is no such model, or its config.json is not that of a Baichuan model.
         SettingsError: the context is longer than the model takes.
     """
-    name, config, stored, spec = _find_config(settings)
-    where = []
-    if settings.gpu is not None:
-        size = parse_bytes(settings.gpu)
-        where.append(Place("gpu", "accelerator", size, size, is_live=False))
-    if settings.memory is not None:
-        size = parse_bytes(settings.memory)
-        where.append(Place("cpu", "main", size, size, is_live=False))
+    name, config, stored, spec = find_config(settings)
     return make_plan(
         config,
         name,
-        where or places(),
+        given_places(gpu=settings.gpu, memory=settings.memory),
         context=settings.context,
         batch=settings.batch,
         stored=stored,
@@ -305,7 +309,7 @@ def plan_model(settings: PlanSettings) -> Plan:
     )
 
 
-def _find_config(settings: PlanSettings) -> tuple[str, BaichuanConfig, str | None, QuantizationSpec | None]:
+def find_config(settings: PlanSettings) -> tuple[str, BaichuanConfig, str | None, QuantizationSpec | None]:
     """What to call the model, its config, the precision of its files, and how files of our own are quantised."""
     name = settings.model
     if name is not None and name.lower() in RELEASED_SHAPES and not Path(name).exists():

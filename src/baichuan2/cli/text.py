@@ -57,6 +57,20 @@ class Words:
     plan_no: str
     plan_unknown: str
     plan_note: str
+    train_title: str
+    train_weights: str
+    train_adapters: str
+    train_copies: str
+    train_master: str
+    train_optimizer: str
+    train_gradients: str
+    train_activations: str
+    train_loss: str
+    train_communication: str
+    train_total: str
+    train_host: str
+    train_largest: str
+    train_note: str
     quantize_start: str
     quantize_layers: str
     quantize_resumed: str
@@ -151,6 +165,23 @@ CHINESE = Words(
         "1 GB = 10^9 字节。* 为该模型文件自身的精度。勉强：剩余不足二十分之一。"
         "读磁盘：每个 token 都要重新读取权重，很慢。"
     ),
+    train_title="{model}：训练，每个设备每批 {batch} 行 × {context} 个 token，{devices} 个设备，ZeRO {zero}，{numbers}",
+    train_weights="权重",
+    train_adapters="LoRA 权重",
+    train_copies="权重的 16 位副本",
+    train_master="float32 主权重",
+    train_optimizer="优化器状态",
+    train_gradients="梯度",
+    train_activations="激活值",
+    train_loss="计算损失",
+    train_communication="通信缓冲区",
+    train_total="峰值",
+    train_host="另占主内存",
+    train_largest="  最大批量",
+    train_note=(
+        "1 GB = 10^9 字节；所有数字均为单个设备。峰值：梯度与激活值并非同时占满，因此小于各项之和。"
+        "勉强：剩余不足二十分之一。"
+    ),
     quantize_start="正在把 {source} 量化为 {format}，写入 {target} ……",
     quantize_layers="层",
     quantize_resumed="接着上次的进度：{total} 层中已有 {count} 层完成。",
@@ -244,6 +275,25 @@ ENGLISH = Words(
     plan_note=(
         "1 GB = 10^9 bytes. *: precision of the files. tight: less than a twentieth stays free. disk: weights are read "
         "again for each token, which is slow."
+    ),
+    train_title=(
+        "{model}: training, {batch} x {context} tokens a device and pass, {devices} devices, ZeRO {zero}, {numbers}"
+    ),
+    train_weights="weights",
+    train_adapters="adapters",
+    train_copies="16-bit copies of weights",
+    train_master="float32 master weights",
+    train_optimizer="optimizer states",
+    train_gradients="gradients",
+    train_activations="activations",
+    train_loss="the loss",
+    train_communication="communication",
+    train_total="at the fullest moment",
+    train_host="in main memory besides",
+    train_largest="  largest batch",
+    train_note=(
+        "1 GB = 10^9 bytes; all figures are those of one device. Gradients and activations are never whole at once, so "
+        "the fullest moment is less than the sum. tight: less than a twentieth stays free."
     ),
     quantize_start="writing {source} as {format} to {target} ...",
     quantize_layers="layers",

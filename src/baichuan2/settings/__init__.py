@@ -9,6 +9,7 @@ from baichuan2.settings.finetuning import FinetuneSettings
 from baichuan2.settings.models import LoadSettings, PlanSettings, QuantizeSettings
 from baichuan2.settings.replies import ChatSettings, OutputSettings, RunSettings, SamplingSettings
 from baichuan2.settings.serving import ServeSettings, WebSettings
+from baichuan2.settings.training_plans import TrainingPlanSettings
 
 __all__ = [
     "ChatSettings",
@@ -20,6 +21,7 @@ __all__ = [
     "RunSettings",
     "SamplingSettings",
     "ServeSettings",
+    "TrainingPlanSettings",
     "WebSettings",
     "check_bounds",
     "flag_name",
