@@ -21,6 +21,7 @@ from baichuan2.settings import FinetuneSettings
 
 REFERENCE_FILE = "reference.safetensors"
 METRICS = (
+    "loss",
     "rewards/chosen",
     "rewards/rejected",
     "rewards/accuracies",
@@ -43,12 +44,8 @@ def dpo_losses(policy: Tensor, reference: Tensor, *, beta: float, label_smoothin
 
 def reply_logprobs(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Log-probabilities (B, 2) float32 of the labelled tokens of `batch`, 2B rows: chosen reply, rejected."""
-    inputs = {name: value for name, value in batch.items() if name not in ("labels", "reference_logprobs")}
-    logits = model(**inputs).logits[:, :-1].float()
-    targets = batch["labels"][:, 1:]
-    chosen = logits.log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
-    summed = (chosen * (targets != IGNORED_LABEL)).sum(-1)
-    return summed.view(2, -1).T
+    inputs = {name: value for name, value in batch.items() if name != "reference_logprobs"}
+    return model(**inputs, return_logprobs=True).logprobs.view(2, -1).T
 
 
 class _Sums:
@@ -57,11 +54,12 @@ class _Sums:
     def __init__(self) -> None:
         self.total: Tensor | None = None
 
-    def add(self, policy: Tensor, reference: Tensor, beta: float) -> None:
-        rewards = beta * (policy - reference).detach()  # (B, 2)
+    def add(self, losses: Tensor, policy: Tensor, reference: Tensor, beta: float) -> None:
+        """Adds pairs: their losses (B,) and log-probabilities (B, 2)."""
+        rewards = beta * (policy - reference)
         margins = rewards[:, 0] - rewards[:, 1]
-        columns = [rewards[:, 0], rewards[:, 1], (margins > 0).float(), margins, *policy.detach().unbind(1)]
-        values = torch.stack([*(column.sum() for column in columns), margins.new_tensor(float(len(margins)))])
+        columns = [losses, *rewards.unbind(1), margins > 0, margins, *policy.unbind(1), torch.ones_like(losses)]
+        values = torch.stack([column.detach().double().sum() for column in columns])
         self.total = values if self.total is None else self.total + values
 
 
@@ -141,15 +139,7 @@ class DPOTrainer(BaichuanTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The mean loss of the pairs; given `num_items_in_batch`, pairs of an accumulated batch, their part."""
-        policy = reply_logprobs(model, inputs)
-        reference = inputs["reference_logprobs"].to(policy)
-        losses = dpo_losses(
-            policy, reference, beta=self._settings.dpo_beta, label_smoothing=self._settings.dpo_label_smoothing
-        )
-        if self._settings.dpo_sft_weight > 0:
-            num_tokens = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum(1)[: len(losses)].clamp(min=1)
-            losses = losses - self._settings.dpo_sft_weight * policy[:, 0] / num_tokens
-        self._sums["train" if self.model.training else "eval"].add(policy, reference, self._settings.dpo_beta)
+        losses, policy = self._losses(model, inputs, kind="train")
         if num_items_in_batch is None:
             loss = losses.mean()
         else:
@@ -157,6 +147,18 @@ class DPOTrainer(BaichuanTrainer):
             if self.args.average_tokens_across_devices:  # whose gradients are averaged over processes afterwards
                 loss = loss * self.accelerator.num_processes
         return (loss, {"logprobs": policy}) if return_outputs else loss
+
+    def _losses(self, model: nn.Module, inputs: dict[str, Any], kind: str, num_pairs: int | None = None) -> Any:
+        """The losses (B,) and log-probabilities (B, 2) of a batch, of which the first `num_pairs` are counted."""
+        policy = reply_logprobs(model, inputs)
+        reference = inputs["reference_logprobs"].to(policy)
+        settings = self._settings
+        losses = dpo_losses(policy, reference, beta=settings.dpo_beta, label_smoothing=settings.dpo_label_smoothing)
+        if settings.dpo_sft_weight > 0:
+            num_tokens = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum(1)[: len(losses)].clamp(min=1)
+            losses = losses - settings.dpo_sft_weight * policy[:, 0] / num_tokens
+        self._sums[kind].add(losses[:num_pairs], policy[:num_pairs], reference[:num_pairs], settings.dpo_beta)
+        return losses, policy
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
         """Pairs, not tokens: each weighs the same, also in an epoch's last batch, which has fewer."""
@@ -170,11 +172,15 @@ class DPOTrainer(BaichuanTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The mean loss of a batch of pairs; its metrics are summed for the end of the evaluation."""
+        """The mean loss of a batch of pairs; a pair that only fills up the last one counts nothing."""
         del prediction_loss_only, ignore_keys
+        inputs = self._prepare_inputs(inputs)
+        num_pairs, state = len(inputs["reference_logprobs"]), self.accelerator.gradient_state
+        if self.args.world_size > 1 and state.end_of_dataloader and state.remainder > 0:
+            num_pairs = min(max(state.remainder - self.args.process_index * num_pairs, 0), num_pairs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs))
-        return loss.detach(), None, None
+            losses, _ = self._losses(model, inputs, "eval", num_pairs)
+        return losses.mean().detach(), None, None
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """The framework's, with the metrics of the pairs beside the loss."""
@@ -186,7 +192,7 @@ class DPOTrainer(BaichuanTrainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The framework's, with the metrics of the pairs learnt since the last time beside a training loss."""
         if "loss" in logs:
-            logs.update(self._means("train"))
+            logs.update({**self._means("train"), "loss": logs["loss"]})
         super().log(logs, *args, **kwargs)
 
     def _means(self, kind: str) -> dict[str, float]:

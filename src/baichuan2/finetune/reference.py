@@ -30,14 +30,18 @@ class PairsWithReference(Dataset[Item]):
     """
 
     def __init__(self, pairs: "Dataset[Item]") -> None:
-        self._pairs = pairs
+        self._pairs: Any = pairs
         self.values = torch.full((len(self), 2), torch.nan)
 
     def __len__(self) -> int:
-        return len(self._pairs)  # type: ignore[arg-type]
+        return len(self._pairs)
 
     def __getitem__(self, index: int) -> Item:
         return {**self._pairs[index], "reference_logprobs": self.values[index]}
+
+    def origins(self, index: int) -> list[str]:
+        """File and row of pair `index`, for messages."""
+        return list(self._pairs.origins(index))
 
     @property
     def is_complete(self) -> bool:
@@ -56,12 +60,8 @@ class PairsWithReference(Dataset[Item]):
 
 def collate_pairs(items: Sequence[Item]) -> dict[str, Tensor]:
     """A batch of B pairs: 2B rows, the chosen replies first, as `collate` has them; `reference_logprobs` (B, 2)."""
-    rows = [
-        {"input_ids": item[f"{kind}_input_ids"], "labels": item[f"{kind}_labels"]}
-        for kind in ("chosen", "rejected")
-        for item in items
-    ]
-    return {**collate(rows), "reference_logprobs": torch.stack([item["reference_logprobs"] for item in items])}
+    reference = torch.stack([item["reference_logprobs"] for item in items])
+    return {**collate(items), "reference_logprobs": reference}
 
 
 def write_reference(path: Path, datasets: Mapping[str, PairsWithReference]) -> None:
