@@ -180,12 +180,23 @@ def test_images_are_refused_in_so_many_words(client):
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/v1/none", 404), ("GET", CHAT, 405), ("POST", "/health", 405)]
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/none", 404),
+        ("GET", CHAT, 405),
+        ("POST", "/health", 405),
+        *((method, CHAT, 405) for method in ("PUT", "PATCH", "DELETE")),
+        ("DELETE", "/v1/none", 404),
+    ],
 )
-def test_other_paths_and_methods(client, method, path, status):
-    answer = client.request(method, path, json={} if method == "POST" else None)
+@pytest.mark.parametrize("kind", ["application/json", "text/plain"])
+def test_other_paths_and_methods(client, method, path, status, kind):
+    if method == "POST" and kind != "application/json":
+        status = 415
+    answer = client.request(method, path, content=b"{}", headers={"content-type": kind})
     assert answer.status_code == status
     assert answer.json()["error"]["message"]
+    assert ("allow" in answer.headers) == (status == 405)
 
 
 def test_tokenize_wants_one_of_two(client):

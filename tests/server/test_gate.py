@@ -143,6 +143,51 @@ def test_web_pages_are_let_in_by_their_origin_only(demo, client):
         assert foreign.headers.get("access-control-allow-origin") != "https://evil.example"
 
 
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "example.org",
+        "https://example.org/",
+        "https://example.org/chat",
+        "https://Example.org",
+        "HTTPS://example.org",
+        "https://example.org:443",
+        "http://example.org:80",
+        "https://user@example.org",
+        "https://example .org",
+        "https://*.example.org",
+        "https://example.org, example.org",
+        "https://例子.中国",
+        "http://::1",
+        "//example.org",
+        "https://",
+        "",
+        " , ",
+    ],
+)
+def test_origins_that_no_browser_sends_are_refused(origin):
+    with pytest.raises(SettingsError, match=r"^--allow-origin.*https://example\.org") as caught:
+        ServeSettings(allow_origin=origin)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "https://example.org",
+        "http://localhost:3000, https://a-b.example.org:8443",
+        "http://[::1]:8080",
+        "https://xn--fsqu00a.xn--fiqs8s",
+        "chrome-extension://abcdefghijklmnop",
+        "http://example.org:443",
+    ],
+)
+def test_origins_that_browsers_send_are_taken(origin):
+    assert ServeSettings(allow_origin=origin).allow_origin == origin
+
+
 def test_bodies_are_limited_announced_or_not(demo):
     with asking(demo, ServeSettings(max_body="2kB")) as client:
         fitting = {"messages": [{"role": "user", "content": "你好" * 100}], "max_tokens": 1}

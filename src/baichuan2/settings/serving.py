@@ -1,5 +1,6 @@
 """How a model is shown to others: as a server, as a page."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,8 +87,28 @@ class ServeSettings:
                     raise SettingsError(f"{flag_name(name)}: {error}") from None
         if not self.host:
             raise SettingsError("--host must be an address or a name, such as 127.0.0.1, got an empty text")
+        if self.allow_origin is not None:
+            _check_origins(self.allow_origin)
         if self.vllm_args is not None and self.engine != "vllm":
             raise SettingsError("--vllm-args needs --engine vllm")
+
+
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_USUAL_PORTS = {"http": ":80", "https": ":443"}  # which browsers leave out
+
+
+def _check_origins(text: str) -> None:
+    """SettingsError for what no browser ever writes, as it would let nobody in."""
+    origins = [origin.strip() for origin in text.split(",") if origin.strip()]
+    if not origins:
+        raise SettingsError("--allow-origin holds no origin: give one, such as https://example.org, or leave it out")
+    for origin in origins:
+        usual_port = _USUAL_PORTS.get(origin.partition("://")[0])
+        if not _ORIGIN.fullmatch(origin) or (usual_port is not None and origin.endswith(usual_port)):
+            raise SettingsError(
+                f"--allow-origin: {origin[:80]!r} is nothing that a browser sends: write scheme and host in small "
+                "letters, no path, a port only if it is unusual, such as https://example.org or http://localhost:3000"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
