@@ -18,6 +18,10 @@ class FinetuneArguments(TrainingArguments):
         default=None, metadata={"help": "part of the steps in which the learning rate rises; became --warmup_steps"}
     )
 
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "delete what an earlier run left in --output_dir, and start anew"}
+    )
+
     def __post_init__(self) -> None:
         if self.warmup_ratio:
             self.warmup_steps = self.warmup_ratio

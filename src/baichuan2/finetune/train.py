@@ -5,14 +5,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import GenerationConfig, set_seed
+from transformers.utils import logging
+
 from baichuan2.checkpoints.load import read_config, read_generation_config, read_tokenizer
 from baichuan2.checkpoints.locate import locate
 from baichuan2.errors import SettingsError
+from baichuan2.finetune import folders
 from baichuan2.finetune.arguments import FinetuneArguments
-from baichuan2.finetune.data import collate, prepare_data
+from baichuan2.finetune.data import TrainingData, collate, prepare_data
 from baichuan2.finetune.dpo import DPOTrainer
+from baichuan2.finetune.evaluating import EarlyStopping, arrange_evaluation
+from baichuan2.finetune.interrupts import catch_interrupts
+from baichuan2.finetune.memory_check import check_memory
+from baichuan2.finetune.output_folder import EarlierRun, check_room, check_writable, clear, find_earlier_run
+from baichuan2.finetune.run_record import describe_run, mark_finished, settle_differences, write_record
 from baichuan2.finetune.starting_model import starting_model
 from baichuan2.finetune.trainer import BaichuanTrainer
+from baichuan2.finetune.watching import Silence, Watcher
+from baichuan2.model.special_tokens import ASSISTANT_TOKEN_ID, USER_TOKEN_ID
 from baichuan2.settings import FinetuneSettings
 
 
@@ -23,38 +35,172 @@ class FinetuneResult:
     output_dir: Path
     num_steps: int
     loss: float
-    """Mean training loss."""
+    """Mean training loss; of a run that went on, since then."""
+    evaluation_loss: float | None = None
+    """Of the held-out data at the end: of the best checkpoint, where that became the model."""
+    num_planned_steps: int = 0
+    num_tokens: int = 0
+    """Read while training, without padding; of a run that went on, since then."""
+    seconds: float = 0.0
+    stop_signal: int = 0
+    """Number of the signal that ended the run before its last step; 0: none did, and the model is saved."""
+    checkpoint: Path | None = None
+    """The newest checkpoint."""
+    was_finished: bool = False
+    """The run had come to its end before, and nothing was done."""
 
 
-def finetune(settings: FinetuneSettings, arguments: FinetuneArguments) -> FinetuneResult:
+def finetune(
+    settings: FinetuneSettings, arguments: FinetuneArguments, watcher: Watcher | None = None
+) -> FinetuneResult:
     """Trains as `settings` and `arguments` say, and saves what was learnt in `arguments.output_dir`.
 
+    `watcher` is told what happens meanwhile. A SIGTERM or Ctrl-C ends the run after the step that it falls into, with
+    a checkpoint; the result says so.
+
     Raises:
-        SettingsError: settings that exclude each other, or no data.
+        SettingsError: settings that exclude each other, no data, or an output folder that holds another run.
         DataError: the data are malformed.
         CheckpointError: the model cannot be read.
         TrainingError: training cannot go on.
     """
     if settings.data_path is None:
         raise SettingsError("--data-path is missing: give a file to learn from")
+    watcher = watcher if watcher is not None and arguments.process_index == 0 else Silence()
     folder = locate(settings.model_name_or_path or "demo-base", revision=settings.revision, offline=settings.offline)
     tokenizer = read_tokenizer(folder, read_config(folder))
     output_dir = Path(str(arguments.output_dir))
+    earlier = _look_at(output_dir, folder, arguments, watcher)
     data = prepare_data(settings, tokenizer, output_dir / "data")
+    arrange_evaluation(settings, arguments, has_data=data.evaluation is not None, note=watcher.note)
+    record = describe_run(settings, arguments, model_folder=folder, dataset=data.train)
+    changed = settle_differences(earlier.record, record, earlier.place) if earlier.record is not None else None
+    if earlier.is_finished and changed is None:
+        return _finished_before(output_dir, earlier)
+    if changed is not None:
+        watcher.note(changed)
+    watcher.note(check_memory(read_config(folder), folder.name, settings, arguments, longest=data.report.longest))
+    logging.disable_progress_bar()  # there is one of our own
+    set_seed(arguments.seed)  # adapters begin with random numbers
     model = starting_model(folder, settings, arguments)
-    model.generation_config = read_generation_config(folder)
-    trainer_kind: Any = BaichuanTrainer
+    model.generation_config = _generation_config(folder, settings)
+    trainer = _trainer(settings, arguments, data, model=model, tokenizer=tokenizer, watcher=watcher, record=record)
+    if arguments.should_save:
+        check_room(output_dir, _checkpoint_bytes(model, settings), watcher.note)
+        write_record(output_dir, record)
+    return _run(trainer, earlier.checkpoint, None if settings.has_adapters else _save_dtype(folder, settings))
+
+
+def _look_at(output_dir: Path, model_folder: Path, arguments: FinetuneArguments, watcher: Watcher) -> EarlierRun:
+    """The output folder, ready to be written, and what it holds of an earlier run; the same in all processes."""
+    is_local_first = arguments.local_process_index == 0
+    with arguments.main_process_first(local=True):  # the others see the folder as the first has left it
+        if is_local_first:
+            check_writable(output_dir, model_folder)
+            folders.put_in_order(output_dir)
+        earlier = find_earlier_run(output_dir, arguments, watcher.note)
+        if is_local_first and earlier.checkpoint is None and not earlier.is_finished:
+            clear(output_dir)
+    return earlier
+
+
+def _finished_before(output_dir: Path, earlier: EarlierRun) -> FinetuneResult:
+    assert earlier.record is not None
+    outcome = earlier.record["finished"]
+    return FinetuneResult(
+        output_dir,
+        num_steps=int(outcome["num_steps"]),
+        loss=float(outcome["loss"]),
+        evaluation_loss=outcome.get("evaluation_loss"),
+        checkpoint=earlier.checkpoint,
+        was_finished=True,
+    )
+
+
+def _generation_config(folder: Path, settings: FinetuneSettings) -> GenerationConfig:
+    """The starting model's, with the ids of the speakers where it learns conversations: a Base model may have none."""
+    config = read_generation_config(folder)
+    if settings.objective != "pretrain":
+        for name, token_id in (("user_token_id", USER_TOKEN_ID), ("assistant_token_id", ASSISTANT_TOKEN_ID)):
+            if getattr(config, name, None) is None:
+                setattr(config, name, token_id)
+    return config
+
+
+def _trainer(
+    settings: FinetuneSettings,
+    arguments: FinetuneArguments,
+    data: TrainingData,
+    *,
+    model: Any,
+    tokenizer: Any,
+    watcher: Watcher,
+    record: dict[str, Any],
+) -> BaichuanTrainer:
+    kind: Any = BaichuanTrainer
     if settings.objective == "dpo":
-        trainer_kind = partial(DPOTrainer, settings=settings, data_directory=output_dir / "data")
-    trainer = trainer_kind(
+        kind = partial(DPOTrainer, settings=settings, data_directory=Path(str(arguments.output_dir)) / "data")
+    trainer: BaichuanTrainer = kind(
         model=model,
         args=arguments,
         processing_class=tokenizer,
         data_collator=collate,
         train_dataset=data.train,
         eval_dataset=data.evaluation,
+        watcher=watcher,
+        record=record,
+        origins=getattr(data.train, "origins", None),
     )
-    outcome = trainer.train()
-    trainer.save_state()
-    trainer.save_model()
-    return FinetuneResult(output_dir, outcome.global_step, outcome.training_loss)
+    if settings.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStopping(settings.early_stopping_patience, watcher.note))
+    return trainer
+
+
+def _save_dtype(folder: Path, settings: FinetuneSettings) -> torch.dtype | None:
+    """The number format in which all weights are saved at the end; None: as they were trained."""
+    if settings.save_dtype != "auto":
+        found = getattr(torch, settings.save_dtype)
+    else:
+        found = getattr(read_config(folder), "dtype", None)
+    return found if isinstance(found, torch.dtype) else None
+
+
+def _checkpoint_bytes(model: Any, settings: FinetuneSettings) -> int:
+    """About how large a checkpoint is: float32 weights that learn, and two numbers of AdamW for each."""
+    del settings
+    return 12 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+
+
+def _run(trainer: BaichuanTrainer, checkpoint: Path | None, dtype: torch.dtype | None) -> FinetuneResult:
+    """Trains, and saves the model unless a signal ended the run."""
+    output_dir = Path(trainer.args.output_dir)
+    telling = trainer.telling
+    try:
+        with catch_interrupts(telling.watcher.stopping) as trainer.interrupts:
+            outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+            if not trainer.is_interrupted:
+                trainer.save_final(dtype)
+    finally:
+        telling.watcher.ended()
+    evaluation_loss = trainer.best_or_last_evaluation()
+    if not trainer.is_interrupted and trainer.args.should_save:
+        mark_finished(
+            output_dir,
+            trainer.record,
+            {
+                "num_steps": outcome.global_step,
+                "loss": outcome.training_loss,
+                "evaluation_loss": evaluation_loss,
+            },
+        )
+    return FinetuneResult(
+        output_dir,
+        num_steps=outcome.global_step,
+        loss=outcome.training_loss,
+        evaluation_loss=evaluation_loss,
+        num_planned_steps=trainer.state.max_steps,
+        num_tokens=telling.pace.num_tokens,
+        seconds=telling.pace.total_seconds,
+        stop_signal=trainer.stop_signal if trainer.is_interrupted else 0,
+        checkpoint=trainer.newest_checkpoint,
+    )

@@ -87,6 +87,11 @@ class FinetuneSettings:
     z_loss_weight: float | None = setting(
         None, "weight of the max-z loss (arXiv 2309.10305); not given: the checkpoint's own, mostly 0", minimum=0.0
     )
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto",
+        "numbers of the weights that are saved at the end of full training; auto: those of the model that it started "
+        "from, as the official models are in bfloat16; checkpoints keep the numbers that are trained",
+    )
     early_stopping_patience: int | None = setting(
         None, "stop after so many evaluations without a better loss", minimum=1, metavar="N"
     )

@@ -25,10 +25,9 @@ def run_arguments(parser: FlagParser, arguments: Sequence[str]) -> int:
     namespace, others = parser.parse_known_args(with_our_spelling(arguments))
     settings = read_settings(FinetuneSettings, namespace)
     from baichuan2.finetune.arguments import read_training_arguments
-    from baichuan2.finetune.train import finetune
+    from baichuan2.cli.training_screen import train
 
-    finetune(settings, read_training_arguments(others))
-    return 0
+    return train(settings, read_training_arguments(others))
 
 
 def with_our_spelling(arguments: Sequence[str]) -> list[str]:

@@ -1,0 +1,136 @@
+"""The output folder before a run: can it be written, is there room, and what of an earlier run lies in it.
+
+Training over an earlier run by mistake would lose it, so a folder that holds one is refused unless the command says
+what to do: `--resume-from-checkpoint True` goes on, `--overwrite-output-dir True` starts anew.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from baichuan2.errors import SettingsError, TrainingError
+from baichuan2.finetune import folders, run_record
+from baichuan2.finetune.arguments import FinetuneArguments
+
+__all__ = ["EarlierRun", "check_room", "check_writable", "clear", "find_earlier_run"]
+
+MODEL_FILES = ("config.json", "adapter_config.json")
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """What an output folder holds that a run has to do with."""
+
+    checkpoint: Path | None
+    """To go on from; None: from the beginning."""
+    record: Mapping[str, Any] | None
+    """What decided how the run went that the checkpoint is of; None: unknown."""
+    is_finished: bool
+    """It came to its end: its model lies in the folder."""
+    place: Path
+    """The checkpoint, or the output folder."""
+
+
+def check_writable(output_dir: Path, model_folder: Path) -> None:
+    """Makes the folder, and sees whether files can be written there.
+
+    Raises:
+        SettingsError: they cannot, or it is the folder of the model that training starts from.
+    """
+    if output_dir.resolve() == model_folder.resolve():
+        raise SettingsError(
+            f"--output-dir {output_dir} is the folder of the model that training starts from: give another one, so "
+            "that nothing of it is overwritten"
+        )
+    probe = output_dir / f".writable-{os.getpid()}"
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SettingsError(f"--output-dir {output_dir} cannot be written: {reason}: give another folder") from error
+
+
+def find_earlier_run(output_dir: Path, arguments: FinetuneArguments, note: Callable[[str], None]) -> EarlierRun:
+    """What of an earlier run there is, by what the command says about that.
+
+    Raises:
+        SettingsError: there is one, and the command does not say what to do; or there is no such checkpoint.
+    """
+    wish = str(arguments.resume_from_checkpoint or "").strip()
+    if wish.lower() not in ("", "true", "false"):
+        return _named_checkpoint(Path(wish))
+    found = folders.whole_checkpoints(output_dir)
+    record = run_record.read_record(output_dir)
+    is_finished = run_record.is_finished(record)
+    if wish.lower() == "true":
+        while found and (damaged := folders.damaged_files(found[-1])):
+            note(f"{found[-1]} is damaged ({damaged[0]} is not as it was written): going on from the one before it")
+            found.pop()
+        if not found and not is_finished:
+            note(f"{output_dir} holds no checkpoint: training starts from the beginning")
+            return EarlierRun(None, None, False, output_dir)
+        checkpoint = found[-1] if found else None
+        return EarlierRun(
+            checkpoint,
+            record if is_finished else run_record.read_record(found[-1]),
+            is_finished,
+            checkpoint or output_dir,
+        )
+    if arguments.overwrite_output_dir:
+        return EarlierRun(None, None, False, output_dir)
+    what = found[-1] if found else output_dir if any((output_dir / name).exists() for name in MODEL_FILES) else None
+    if what is not None:
+        held = "a finished run" if is_finished else f"{what.name} of an earlier run" if found else "a model"
+        going_on = "--resume-from-checkpoint True goes on with it, " if found else ""
+        raise SettingsError(
+            f"--output-dir {output_dir} holds {held}: {going_on}--overwrite-output-dir True deletes it and starts "
+            "anew, another --output-dir leaves it as it is"
+        )
+    return EarlierRun(None, None, False, output_dir)
+
+
+def clear(output_dir: Path) -> None:
+    """Deletes the checkpoints of an earlier run; its final model stays until the new one takes its place."""
+    for folder in folders.whole_checkpoints(output_dir):
+        folders.delete_folder(folder)
+    (output_dir / run_record.RUN_RECORD).unlink(missing_ok=True)
+
+
+def check_room(output_dir: Path, num_bytes: int, note: Callable[[str], None]) -> None:
+    """Notes it when there is no room for a checkpoint of so many bytes."""
+    free = shutil.disk_usage(output_dir).free
+    if free < num_bytes:
+        note(
+            f"warning: a checkpoint takes about {_size(num_bytes)}, and {output_dir} has room for {_size(free)}: make "
+            "room, or give --output-dir on another disk"
+        )
+
+
+def check_whole(checkpoint: Path) -> None:
+    """Sees whether a run can go on from a checkpoint.
+
+    Raises:
+        TrainingError: files are missing or damaged.
+    """
+    damaged = folders.damaged_files(checkpoint)
+    if damaged:
+        raise TrainingError(f"{checkpoint} is damaged: {damaged[0]} is not as it was written: give an earlier one")
+
+
+def _named_checkpoint(folder: Path) -> EarlierRun:
+    if not (folder / "trainer_state.json").is_file() or folders.checkpoint_step(folder) < 0:
+        raise SettingsError(
+            f"--resume-from-checkpoint {folder} is no checkpoint of a run: give its folder checkpoint-N, or True for "
+            "the newest one in --output-dir"
+        )
+    check_whole(folder)
+    return EarlierRun(folder, run_record.read_record(folder), False, folder)
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
