@@ -10,7 +10,7 @@ Everything comes from the config and the settings of the run. The parts and how 
 So the total is what is always there plus the larger of the two moments, and less than the sum of all parts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -45,6 +45,8 @@ __all__ = [
 Method = Literal["full", "lora", "qlora"]
 Verdict = Literal["fits", "tight", "no", "unknown"]
 
+# by how much estimates may be wrong; benchmarks/finetune_memory.py measures it
+SLACK = 0.15
 DEFAULT_CONTEXT = FinetuneSettings.model_max_length
 MOST_ROWS = 1 << 16
 # elements that DeepSpeed reduces at once, and that ZeRO-3 holds gathered, where its file says nothing else
@@ -118,6 +120,11 @@ class TrainingEstimate:
     runtime: int
     total: int
     host: int
+
+    @property
+    def beside_program(self) -> int:
+        """The total without the program itself, which has taken its share where the free memory is looked at."""
+        return self.total - self.runtime
 
 
 @dataclass(frozen=True)
@@ -331,7 +338,7 @@ def plan_training(settings: PlanSettings, training: TrainingPlanSettings) -> Tra
 def _need(config: BaichuanConfig, setup: TrainingSetup, place: Place) -> int:
     """What a run takes of a place; the program has already taken its own share of one that was looked at."""
     item = estimate_training(config, setup)
-    return item.total - (item.runtime if place.is_live else 0)
+    return item.beside_program if place.is_live else item.total
 
 
 def _room(place: Place) -> int | None:
@@ -362,50 +369,52 @@ def _largest_batch(config: BaichuanConfig, setup: TrainingSetup, place: Place) -
 
 
 def check_training_fits(
-    config: BaichuanConfig, name: str, setup: TrainingSetup, place: Place, processes: int = 1
-) -> tuple[int, int | None]:
-    """What one device needs and what is free for it, in bytes, free None where it cannot be told.
+    config: BaichuanConfig, name: str, setup: TrainingSetup, place: Place, processes: int = 1, *, refuses: bool = True
+) -> tuple[TrainingEstimate, int | None]:
+    """The estimate of one device, and the bytes that are free for it: None where that cannot be told.
 
-    `processes`: how many share the place.
+    `processes`: how many share the place, what waits in main memory included. An estimate may be wrong by SLACK, and
+    what would have run must not be turned away: only what is larger than the free memory by more is refused.
 
     Raises:
         MemoryShortageError: one line with what it needs, what is free and what would fit; `plan` holds the table.
     """
-    need, room = _need(config, setup, place), _room(place)
+    item, room = estimate_training(config, setup), _room(place)
     if room is None:
-        return need, None
+        return item, None
     room = (room + place.swap) // processes
-    if need <= room:
-        return need, room
-    plan = make_training_plan(config, name, [place], [setup])
+    need = item.beside_program
+    if not refuses or need * (1 - SLACK) <= room:
+        return item, room
     raise MemoryShortageError(
-        f"training {name} needs {_gigabytes(need)} on {place.name}, where {_gigabytes(room)} are free"
-        f"{advice(config, setup, place, room)}; --no-check-memory trains anyway",
-        plan,
+        f"training {name} takes {_gigabytes(need)} on {place.name}, where {_gigabytes(room)} are free"
+        f"{advice(config, setup, room)}; --no-check-memory trains anyway",
+        make_training_plan(config, name, [place], [setup]),
     )
 
 
-def advice(config: BaichuanConfig, setup: TrainingSetup, place: Place, room: int) -> str:
+def advice(config: BaichuanConfig, setup: TrainingSetup, room: int) -> str:
     """What would make a run fit into `room`, as the end of a sentence: the least change first."""
-    adapters = setup.adapters or Adapters(
-        rank=16, targets=tuple(m.name.rpartition(".")[2] for m in layer_matrices(config))
-    )
     least = replace(setup, gradient_checkpointing=True, batch=1)
-    changes: list[tuple[str, Callable[[], TrainingSetup]]] = [
-        ("--gradient-checkpointing True", lambda: replace(setup, gradient_checkpointing=True)),
-        ("that and --per-device-train-batch-size 1", lambda: least),
-        ("--method lora with both", lambda: replace(least, method="lora", adapters=adapters)),
-        ("--method lora --bf16 True with both", lambda: replace(least, method="lora", adapters=adapters, bf16=True)),
-        (
-            "--method qlora --bf16 True with both",
-            lambda: replace(least, method="qlora", adapters=adapters, bf16=True, base_format="nf4"),
-        ),
-    ]
-    for words, change in changes:
-        changed = change()
-        if changed != setup and (need := _need(config, changed, place)) <= room:
-            return f": {words} would fit ({_gigabytes(need)})"
-    return ": nothing on one device would fit, see  baichuan2 plan --train all --zero 3 --devices N"
+    targets = tuple(matrix.name.rpartition(".")[2] for matrix in layer_matrices(config))
+    lora = replace(least, method="lora", adapters=setup.adapters or Adapters(rank=16, targets=targets))
+    qlora = replace(lora, method="qlora", bf16=True, base_format="nf4")
+    both = "--gradient-checkpointing True --per-device-train-batch-size 1"
+    changes = {
+        "--gradient-checkpointing True": replace(setup, gradient_checkpointing=True),
+        both: least,
+        f"--method lora {both}": lora,
+        f"--method lora --bf16 True {both}": replace(lora, bf16=True),
+        f"--method qlora --bf16 True {both}": qlora,
+    }
+    for flags, changed in changes.items():
+        is_lesser = changed.method != setup.method or setup.adapters is None or changed.bf16 != setup.bf16
+        if changed == setup or (flags.startswith("--method") and not is_lesser):
+            continue
+        need = estimate_training(config, changed).beside_program
+        if need <= room:
+            return f": {flags} would fit ({_gigabytes(need)})"
+    return ": nothing would fit on one device, see  baichuan2 plan --train all --zero 3 --devices N"
 
 
 def _gigabytes(num_bytes: float) -> str:

@@ -19,6 +19,12 @@ ADAPTER_FLAGS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "use
 class FinetuneSettings:
     """Which model learns what, from which data, and which of its weights change."""
 
+    config: str | None = setting(
+        None,
+        "flags from a YAML or JSON file, by their names; those on the command line and in the environment win",
+        short="-c",
+        metavar="FILE",
+    )
     model_name_or_path: str | None = setting(
         None,
         "model folder or hub id to start from; without it the embedded demo-base model",
@@ -103,6 +109,9 @@ class FinetuneSettings:
     )
     preview: int = setting(
         0, "show so many examples as tokens, coloured by what is learnt, and stop", minimum=0, metavar="N"
+    )
+    check_memory: bool = setting(
+        True, "stop before training what cannot fit into memory; with no: train it whatever happens"
     )
     cache_dir: str | None = setting(None, "where files from the hub are kept", metavar="FOLDER")
     revision: str | None = setting(None, "branch, tag or commit on the hub", metavar="REV")
