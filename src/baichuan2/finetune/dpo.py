@@ -89,7 +89,7 @@ class DPOTrainer(BaichuanTrainer):
         self._pairs: dict[str, PairsWithReference] = datasets
         self._settings = settings
         self._reference_path = data_directory / REFERENCE_FILE
-        self._sums = {"train": _Sums(), "eval": _Sums()}
+        self._pair_sums = {"train": _Sums(), "eval": _Sums()}
         kwargs["args"].remove_unused_columns = False  # no field of a pair has the name of an input of the model
         super().__init__(**{**kwargs, "data_collator": collate_pairs})
         self.label_names = ["labels"]
@@ -157,7 +157,7 @@ class DPOTrainer(BaichuanTrainer):
         if settings.dpo_sft_weight > 0:
             num_tokens = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum(1)[: len(losses)].clamp(min=1)
             losses = losses - settings.dpo_sft_weight * policy[:, 0] / num_tokens
-        self._sums[kind].add(losses[:num_pairs], policy[:num_pairs], reference[:num_pairs], settings.dpo_beta)
+        self._pair_sums[kind].add(losses[:num_pairs], policy[:num_pairs], reference[:num_pairs], settings.dpo_beta)
         return losses, policy
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
@@ -184,7 +184,7 @@ class DPOTrainer(BaichuanTrainer):
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """The framework's, with the metrics of the pairs beside the loss."""
-        self._sums["eval"] = _Sums()
+        self._pair_sums["eval"] = _Sums()
         result = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         result.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self._means("eval").items()})
         return result
@@ -196,8 +196,8 @@ class DPOTrainer(BaichuanTrainer):
         super().log(logs, *args, **kwargs)
 
     def _means(self, kind: str) -> dict[str, float]:
-        total = self._sums[kind].total
-        self._sums[kind] = _Sums()
+        total = self._pair_sums[kind].total
+        self._pair_sums[kind] = _Sums()
         if total is None:
             return {}
         *sums, count = self.accelerator.reduce(total, "sum").tolist()
