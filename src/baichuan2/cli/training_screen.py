@@ -1,12 +1,16 @@
 """What `baichuan2 finetune` shows: on a terminal a bar, elsewhere plain lines; losses on standard output."""
 
+import contextlib
 import math
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from baichuan2.cli.preview_screen import data_summary
+from baichuan2.cli.preview_text import PreviewWords, preview_words_for
+from baichuan2.cli.progress import progress_bar
 from baichuan2.cli.screen import notice, printable
 from baichuan2.cli.training_text import TrainingWords, training_words_for
 from baichuan2.settings import FinetuneSettings
@@ -15,6 +19,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from baichuan2.finetune.arguments import FinetuneArguments
+    from baichuan2.finetune.preparation import DataReport
+    from baichuan2.finetune.preview import ShownExample
     from baichuan2.finetune.train import FinetuneResult
     from baichuan2.finetune.watching import Evaluation, Progress, RunStart
 
@@ -30,14 +36,29 @@ class TrainingScreen:
     is a terminal a bar below them shows each step.
     """
 
-    def __init__(self, words: TrainingWords) -> None:
+    def __init__(self, words: TrainingWords, data_words: PreviewWords) -> None:
         self._words = words
+        self._data_words = data_words
         self._bar: Bar | None = None
+        self._open = contextlib.ExitStack()
+        self._reading: Callable[[int, int], None] | None = None
         self._num_steps = 0
 
     def note(self, text: str) -> None:
         """A line on standard error."""
         notice(text)
+
+    def reading(self, done: int, total: int) -> None:
+        """A bar of its own, where that takes longer than a moment."""
+        if self._reading is None:
+            self._reading = self._open.enter_context(progress_bar(self._data_words.reading, delay=1.0))
+        self._reading(done, total)
+
+    def read(self, report: "DataReport", first: "ShownExample") -> None:
+        """A line of counts, and how the first example begins."""
+        self._open.close()
+        for line in data_summary(report, first, self._data_words):
+            notice(line)
 
     def started(self, start: "RunStart") -> None:
         """What lies before the run, then the bar."""
@@ -120,7 +141,7 @@ def train(settings: FinetuneSettings, arguments: "FinetuneArguments") -> int:
     from baichuan2.finetune.train import finetune
 
     words = training_words_for(settings.language)
-    result = finetune(settings, arguments, TrainingScreen(words))
+    result = finetune(settings, arguments, TrainingScreen(words, preview_words_for(settings.language)))
     if arguments.process_index == 0:
         base = (settings.model_name_or_path or "demo-base") if settings.has_adapters else None
         print_outcome(result, words, objective=settings.objective, base=base)

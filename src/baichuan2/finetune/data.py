@@ -101,7 +101,8 @@ def _warn(report: DataReport, name: str, settings: FinetuneSettings) -> None:
     advice = f"raise --model-max-length {settings.model_max_length} (the longest example has {report.longest} tokens)"
     if report.num_unlearnable:
         warnings.warn(
-            f"{report.num_unlearnable} of {report.num_rows} rows of {name} are left out, as all labels are cut: {advice}",
+            f"{report.num_unlearnable} of {report.num_rows} rows of {name} are left out, as all their labels are cut: "
+            + advice,
             stacklevel=3,
         )
     if report.num_equal:

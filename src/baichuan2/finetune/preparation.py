@@ -32,7 +32,7 @@ __all__ = ["DataReport", "Watch", "prepared_store"]
 Watch = Callable[[int, int], None]
 """Is told how many megabytes of how many are read."""
 
-VERSION: Final = 1  # of what a store holds: another one is prepared anew
+VERSION: Final = 2  # of what a store holds: another one is prepared anew
 NUM_SHOWN: Final = 3  # malformed rows whose messages are kept
 BATCH_ROWS: Final = 256
 BATCH_CHARACTERS: Final = 1 << 19
@@ -253,8 +253,8 @@ class _Builder:
         if len(cut) == 2 and cut[0] == cut[1]:
             self.count(num_equal=1)
             return
-        for ids, marks in cut:
-            self.writer.add(ids, marks, file=file, row=raw.number)
+        for (ids, marks), (whole, _) in zip(cut, sequences, strict=True):
+            self.writer.add(ids, marks, file=file, row=raw.number, num_cut=len(whole) - len(ids))
         self.count(
             num_examples=1,
             num_cut=int(longest > most),
@@ -278,7 +278,7 @@ def _build(source: _Source, folder: Path, watch: Watch | None) -> None:
             raise DataError(_nothing_left(builder.counts, source.settings))
         arrays, facts = _arrange(source, writer)
         arrays["hashes"] = writer.hashes
-        report = replace(builder.counts, layouts=tuple(dict.fromkeys(layouts)), **facts)
+        report = replace(builder.counts, layouts=tuple(layouts), **facts)
         files = [[str(file), unit] for file, unit in zip(source.files, units, strict=True)]
         writer.finish({"report": asdict(report), "files": files}, arrays)
 
@@ -321,7 +321,9 @@ def _checked_rows(
                     raise
                 builder.refuse(error)
                 continue
-            layouts.append(layout) if layout not in layouts else None
+            name = "conversations" if layout == "sharegpt" and settings.data_format == "auto" else layout
+            if name not in layouts:
+                layouts.append(name)
             yield from _in_pieces(raw, row, number)
 
 

@@ -1,8 +1,9 @@
 """Token ids on disk, mapped into memory: as many examples as the disk holds, each read at random.
 
 A store is a folder: `tokens.bin` (int32) and `marks.bin` (uint8, see `dataset.py`) of all examples behind each other,
-`ends.bin` (int64: where each ends), `rows.bin` (int64 pairs: file and row that each comes from), further arrays by
-name, and `store.json`, which is written last. It is written beside its place and renamed when it is whole.
+`ends.bin` (int64: where each ends), `rows.bin` (int64 triples: file and row that each comes from, and how many tokens
+were cut off it), further arrays by name, and `store.json`, which is written last. It is written beside its place and
+renamed when it is whole.
 """
 
 import hashlib
@@ -67,8 +68,20 @@ class StoreWriter:
         """A hash of the tokens of each example so far; equal examples have equal ones."""
         return np.array(self._hashes, dtype=np.int64)
 
-    def add(self, ids: Sequence[int], marks: Sequence[int], *, file: int, row: int, goes_on: bool = False) -> None:
-        """Adds an example that comes from that row of that file; `goes_on`: it belongs to the one before."""
+    def add(
+        self,
+        ids: Sequence[int],
+        marks: Sequence[int],
+        *,
+        file: int,
+        row: int,
+        num_cut: int = 0,
+        goes_on: bool = False,
+    ) -> None:
+        """Adds an example that comes from that row of that file and lost `num_cut` tokens at its end.
+
+        `goes_on`: it belongs to the example before.
+        """
         content = np.asarray(ids, dtype=np.int32).tobytes()
         self._tokens.write(content)
         self._marks.write(bytes(marks))
@@ -77,7 +90,7 @@ class StoreWriter:
             self._hashes[-1] = _hash(content, self._hashes[-1])
             return
         self._lengths.append(len(ids))
-        self._rows.extend((file, row))
+        self._rows.extend((file, row, num_cut))
         self._hashes.append(_hash(content))
 
     def finish(self, description: Mapping[str, Any], arrays: Mapping[str, NDArray[np.int64]]) -> None:
@@ -146,9 +159,13 @@ class Store:
 
     def origin(self, index: int) -> str:
         """File and row that an example comes from."""
-        file, row = (int(value) for value in self.array("rows")[2 * index : 2 * index + 2])
+        file, row = (int(value) for value in self.array("rows")[3 * index : 3 * index + 2])
         name, unit = self.description["files"][file]
         return f"{name}, {unit} {row}" if unit else str(name)
+
+    def num_cut(self, index: int) -> int:
+        """How many tokens were cut off the end of an example."""
+        return int(self.array("rows")[3 * index + 2])
 
     def read(self, begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Ids and labels of the tokens from `begin` to `end`, int64."""

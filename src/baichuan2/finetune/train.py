@@ -20,6 +20,7 @@ from baichuan2.finetune.evaluating import EarlyStopping, arrange_evaluation
 from baichuan2.finetune.interrupts import catch_interrupts
 from baichuan2.finetune.memory_check import check_memory
 from baichuan2.finetune.output_folder import EarlierRun, check_room, check_writable, clear, find_earlier_run
+from baichuan2.finetune.preview import shown_examples
 from baichuan2.finetune.run_record import describe_run, mark_finished, settle_differences, write_record
 from baichuan2.finetune.starting_model import starting_model
 from baichuan2.finetune.trainer import BaichuanTrainer
@@ -71,7 +72,9 @@ def finetune(
     tokenizer = read_tokenizer(folder, read_config(folder))
     output_dir = Path(str(arguments.output_dir))
     earlier = _look_at(output_dir, folder, arguments, watcher)
-    data = prepare_data(settings, tokenizer, output_dir / "data")
+    seed = arguments.data_seed or arguments.seed
+    data = prepare_data(settings, tokenizer, output_dir / "data", seed=seed, watch=watcher.reading)
+    watcher.read(data.report, next(shown_examples(data, tokenizer, 1)))
     arrange_evaluation(settings, arguments, has_data=data.evaluation is not None, note=watcher.note)
     record = describe_run(settings, arguments, model_folder=folder, dataset=data.train)
     changed = settle_differences(earlier.record, record, earlier.place) if earlier.record is not None else None

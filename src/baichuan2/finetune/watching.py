@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from baichuan2.finetune.preparation import DataReport
+from baichuan2.finetune.preview import ShownExample
+
 __all__ = ["Evaluation", "Pace", "Progress", "RunStart", "Silence", "Watcher"]
 
 
@@ -61,6 +64,12 @@ class Watcher(Protocol):
     def note(self, text: str) -> None:
         """Something that the user should know."""
 
+    def reading(self, done: int, total: int) -> None:
+        """So many megabytes of so many of data are read."""
+
+    def read(self, report: DataReport, first: ShownExample) -> None:
+        """The data are ready; `first` is one of the examples."""
+
     def started(self, start: RunStart) -> None:
         """Training begins."""
 
@@ -90,6 +99,12 @@ class Silence:
     """A watcher that shows nothing."""
 
     def note(self, text: str) -> None:
+        """Nothing."""
+
+    def reading(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def read(self, report: DataReport, first: ShownExample) -> None:
         """Nothing."""
 
     def started(self, start: RunStart) -> None:
