@@ -18,6 +18,7 @@ from torch import nn
 from transformers import GenerationConfig
 from transformers.utils import logging
 
+from baichuan2.checkpoints.adapters import attach, base_of, check_base, merge_into, read_adapter
 from baichuan2.checkpoints.device import pick_device, placement
 from baichuan2.checkpoints.locate import DEMO_DIR, locate
 from baichuan2.checkpoints.network import check_weights, empty_model, read_network
@@ -58,12 +59,14 @@ class ReadyModel:
     """What replies need: a model that the engine can call, with what belongs to it.
 
     `generation_config`: the checkpoint's own sampling values. `name`: what to call the model in front of people.
+    `adapters`: names of those beside the weights, in the order of their numbers in `model.row_adapters`.
     """
 
     model: "BaichuanForCausalLM | PlainBaichuan"
     tokenizer: BaichuanTokenizer
     generation_config: GenerationConfig
     name: str
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ def load_model(
     A folder, a hub id such as `baichuan-inc/Baichuan2-7B-Chat`, or "demo-chat" and "demo-base" for the embedded
     models. None: `settings.model`, and if that is None too, the embedded Chat model. `settings` says where the model
     goes and in which number format; by default on the first accelerator, else the processor, in the checkpoint's own.
+    `settings.adapter` is put into the weights, or beside those in few bits; see `checkpoints.adapters`.
     `settings.quantize` makes fewer bits of the weights as they are read, which takes 0.01 (int8) or 0.08 seconds (int4)
     of a core for each million weights on the processor; `watch` is told how far that is.
 
@@ -127,13 +131,16 @@ def load_for_replies(
         return _through_framework(folder, settings, watch)
     check_values(model, folder.files, model.get_input_embeddings())
     _convert(model, settings)
+    adapters = _with_adapters(model, settings)
     _settle(model)
-    return ReadyModel(model, folder.tokenizer, folder.generation_config, folder.name)
+    return ReadyModel(model, folder.tokenizer, folder.generation_config, folder.name, adapters)
 
 
 def _open_folder(name_or_path: str | Path | None, settings: LoadSettings) -> _Folder:
     """Everything of `load_model` before the weights are looked at."""
     name = name_or_path if name_or_path is not None else settings.model
+    if name is None and settings.adapter is not None:
+        name = _base_name(settings)
     folder = locate(name, revision=settings.revision, offline=settings.offline)
     config = read_config(folder)
     display_name = _display_name(name, folder)
@@ -167,12 +174,47 @@ def _through_framework(folder: _Folder, settings: LoadSettings, watch: Watch | N
     if folder.kind != "bitsandbytes":
         is_kept = settings.quantize == "none"
         check_values(model, files, model.get_input_embeddings() if is_kept else model)
+    adapters: tuple[str, ...] = ()
+    if settings.adapter is not None and not settings.named_adapters:  # put into the weights before they lose bits
+        _convert(model, settings)
+        _with_adapters(model, settings)
+    if folder.kind != "bitsandbytes":
         model = _with_fewer_bits(model, settings, watch)
     _convert(model, settings)
+    if settings.named_adapters:
+        adapters = _with_adapters(model, settings)
     if model.device.type == "cpu":
         _settle(model.eval())
     model.generation_config = folder.generation_config
-    return LoadedModel(model.eval(), folder.tokenizer, folder.generation_config, folder.name)
+    return LoadedModel(model.eval(), folder.tokenizer, folder.generation_config, folder.name, adapters)
+
+
+def _base_name(settings: LoadSettings) -> str:
+    """The model that the first adapter was trained on."""
+    assert settings.adapter is not None
+    folder = Path(next(iter(settings.named_adapters.values()), settings.adapter))
+    name = base_of(folder)
+    if not name:
+        raise CheckpointError(f"{folder} does not say which model it was trained on: name that with --model")
+    try:
+        return str(locate(name, revision=settings.revision, offline=settings.offline))
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} was trained on another model, which is needed: {error}; or --model") from error
+
+
+def _with_adapters(model: "BaichuanForCausalLM | PlainBaichuan", settings: LoadSettings) -> tuple[str, ...]:
+    """Puts the adapters asked for into the model, or beside its weights; the names of the latter."""
+    if settings.adapter is None:
+        return ()
+    named = settings.named_adapters
+    found = [read_adapter(Path(path).expanduser(), model.config) for path in named.values() or [settings.adapter]]
+    for adapter in found:
+        check_base(model, adapter)
+    if named:
+        attach(model, found)
+    else:
+        merge_into(model, found[0])
+    return tuple(named)
 
 
 def read_config(folder: Path) -> BaichuanConfig:

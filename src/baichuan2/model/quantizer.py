@@ -75,8 +75,8 @@ class BaichuanQuantizer(HfQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        """No: adapter libraries do not know these layers yet."""
-        return False
+        """Yes, adapters on it: the layers hand gradients on to their inputs, and have none themselves."""
+        return True
 
     def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         """What `model.dequantize()` runs: plain layers in the place of the quantised ones."""

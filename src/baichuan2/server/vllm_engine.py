@@ -24,7 +24,7 @@ from baichuan2.settings import LoadSettings, SamplingSettings, ServeSettings, fl
 __all__ = ["Start", "check_installed", "start_of", "start_vllm"]
 
 NO_COUNTERPART = (
-    *("device", "quantize", "numerics", "threads"),
+    *("adapter", "device", "quantize", "numerics", "threads"),
     *("max_new_tokens", "draft_tokens", "kv_cache"),
     *("max_choices", "max_connections", "drop_oldest"),
     *("receive_seconds", "request_seconds", "write_seconds"),

@@ -1,10 +1,14 @@
 """Which model, into how much memory, in how many bits."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from baichuan2.errors import SettingsError
 from baichuan2.settings.fields import KV_CACHE_HELP, check_bounds, flag_name, parse_bytes, setting
+
+NAMED_ADAPTER = re.compile(r"([A-Za-z0-9][\w.:-]*)=(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +24,12 @@ class LoadSettings:
     )
     revision: str | None = setting(
         None, "branch, tag or commit on the hub, such as v2.0 or train_02200B", metavar="REV"
+    )
+    adapter: str | None = setting(
+        None,
+        "adapter that baichuan2 finetune or peft wrote, put into the weights; without --model on the model that it was "
+        "trained on. serve: NAME=PATH, several with commas, are served beside the model, each under its name",
+        metavar="PATH",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "number format of the weights in memory; auto: the checkpoint's own"
@@ -48,6 +58,32 @@ class LoadSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        parts = self._adapter_parts()
+        if self.adapter is not None and not all(path.strip() for _, path in parts):
+            raise SettingsError(f"--adapter must be a folder, or NAME=PATH with commas, got {self.adapter!r}")
+        names = [name for name, _ in parts]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise SettingsError(f"--adapter gives the name {twice!r} twice: write NAME=PATH with names that differ")
+
+    @property
+    def named_adapters(self) -> dict[str, str]:
+        """Adapters beside the model, paths by name; empty where one is put into the model's weights, or none is."""
+        return {} if self._is_one_folder() else dict(self._adapter_parts())
+
+    def _is_one_folder(self) -> bool:
+        """Whether the adapter is one path without a name, which may hold any character."""
+        given = self.adapter or ""
+        return (bool(given) and Path(given).is_dir()) or ("," not in given and NAMED_ADAPTER.fullmatch(given) is None)
+
+    def _adapter_parts(self) -> list[tuple[str, str]]:
+        """Name and path of each adapter."""
+        if self.adapter is None:
+            return []
+        parts = [self.adapter] if self._is_one_folder() else self.adapter.split(",")
+        found = [(part, NAMED_ADAPTER.fullmatch(part.strip())) for part in parts]
+        is_one = self._is_one_folder()
+        return [(Path(part).name, part) if match is None or is_one else (match[1], match[2]) for part, match in found]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from baichuan2.cli.keyboard import open_reader, read_prompt
 from baichuan2.cli.progress import progress_bar
 from baichuan2.cli.screen import ReplyPrinter, accept_any_text, notice
 from baichuan2.cli.text import Words, words_for
+from baichuan2.errors import SettingsError
 from baichuan2.settings import ChatSettings, LoadSettings, OutputSettings, RunSettings, SamplingSettings
 
 if TYPE_CHECKING:
@@ -33,13 +34,20 @@ def run(
         return 0
     reader = open_reader(words)
     if reader.is_terminal:
-        notice(words.welcome if load.model is not None else f"{words.demo_note}\n{words.welcome}")
+        is_demo = load.model is None and load.adapter is None
+        notice(f"{words.demo_note}\n{words.welcome}" if is_demo else words.welcome)
     return Conversation(session, reader, printer, words).run()
 
 
-def load_with_notice(load: LoadSettings, words: Words) -> "ReadyModel":
-    """The loaded model; standard error tells what is being loaded and how long it took."""
-    notice(words.loading_demo if load.model is None else words.loading.format(model=load.model))
+def load_with_notice(load: LoadSettings, words: Words, *, takes_several: bool = False) -> "ReadyModel":
+    """The loaded model; standard error tells what is being loaded and how long it took.
+
+    `takes_several`: adapters with names are served beside it.
+    """
+    if load.named_adapters and not takes_several:
+        raise SettingsError(f"--adapter must be one folder here, got {load.adapter!r}: names and several are for serve")
+    name = load.model if load.adapter is None else " + ".join(filter(None, (load.model, load.adapter)))
+    notice(words.loading_demo if name is None else words.loading.format(model=name))
     started = time.perf_counter()
     with without_collection():
         from baichuan2.checkpoints.load import load_for_replies

@@ -22,7 +22,8 @@ def run(load: LoadSettings, sampling: SamplingSettings, once: RunSettings, outpu
         raise SettingsError("--prompt is missing: give the text to continue, or - to read it from standard input")
     text = read_prompt("-" if once.prompt is None else once.prompt)
     assert text is not None
-    loaded = load_with_notice(dataclasses.replace(load, model=load.model or DEFAULT_MODEL), words)
+    default = DEFAULT_MODEL if load.adapter is None else None  # an adapter knows its base
+    loaded = load_with_notice(dataclasses.replace(load, model=load.model or default), words)
     from baichuan2.chat.reply import stream_completion
 
     speed_format = words.speed if once.show_speed else None
