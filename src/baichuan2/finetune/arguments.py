@@ -1,50 +1,215 @@
 """The framework's training arguments, and those of older versions that the official commands still use."""
 
+import json
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NoReturn
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from baichuan2.errors import SettingsError
+from baichuan2.errors import BaichuanError, MissingExtraError, SettingsError
+from baichuan2.finetune import processes
+from baichuan2.finetune.old_flags import in_todays_words, nearest
+
+__all__ = [
+    "FinetuneArguments",
+    "argument_names",
+    "bfloat16_slowdown",
+    "check_values",
+    "names_of_lists",
+    "names_of_yes_or_no",
+    "read_deepspeed_config",
+    "read_training_arguments",
+    "unknown_flag",
+]
 
 
 @dataclass
 class FinetuneArguments(TrainingArguments):
-    """`TrainingArguments` with the names that the official commands use and the framework has dropped."""
+    """`TrainingArguments` with the names that the official commands use and the framework has dropped.
+
+    Making one also starts the run's processes and chooses their device, as it does in the framework.
+    """
 
     warmup_ratio: float | None = field(
         default=None, metadata={"help": "part of the steps in which the learning rate rises; became --warmup_steps"}
     )
+    remarks: tuple[str, ...] = field(default=(), init=False)
+    """What was asked for and is left out here, and why; one sentence each."""
 
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "delete what an earlier run left in --output_dir, and start anew"}
     )
 
     def __post_init__(self) -> None:
-        if self.warmup_ratio:
-            self.warmup_steps = self.warmup_ratio
-        if not torch.accelerator.is_available():
-            self.use_cpu = True
-            self.tf32 = None
+        if self.warmup_ratio is not None and not 0 <= self.warmup_ratio <= 1:
+            raise SettingsError(f"--warmup_ratio must lie in [0, 1], got {self.warmup_ratio}")
+        if self.warmup_ratio and not vars(self)["warmup_steps"]:
+            self.warmup_steps = min(self.warmup_ratio, 1 - 1e-9)  # from 1 on it would be a number of steps
+        if self.gradient_checkpointing is not None and getattr(self, "activation_checkpointing", True) is None:
+            self.activation_checkpointing = self.gradient_checkpointing  # silently: the official README says the former
+        config = read_deepspeed_config(self.deepspeed)
+        if self.use_cpu or not torch.accelerator.is_available():
+            self._settle_on_processor(config)
         super().__post_init__()
+
+    def _settle_on_processor(self, deepspeed_config: dict[str, Any] | None) -> None:
+        had_choice = torch.accelerator.is_available()
+        self.use_cpu = True
+        timeout = timedelta(seconds=self.ddp_timeout)
+        if deepspeed_config is not None:
+            processes.start_deepspeed(timeout)
+        else:
+            processes.join(timeout)
+        dropped = [f"--{name}" for name in ("tf32", "fp16") if getattr(self, name)]
+        self.tf32, self.fp16 = None, False
+        in_bfloat16 = [name for name in ("bf16", "bf16_full_eval") if getattr(self, name)]
+        is_fixed = deepspeed_config is not None and _says(deepspeed_config, "bf16", "enabled") is True
+        because = ""
+        if in_bfloat16 and not is_fixed:
+            # one decision for all: processes with different numbers would wait for each other for ever
+            slowdown = processes.agree(bfloat16_slowdown())
+            if slowdown > 1:
+                dropped += [f"--{name}" for name in in_bfloat16]
+                self.bf16 = self.bf16_full_eval = False
+                because = f": bfloat16 takes {slowdown:.1f} times as long as float32 here"
+        if dropped:
+            where = "--use_cpu is set" if had_choice else "there is no GPU"
+            self.remarks += (f"{where}: training on the processor without {', '.join(dropped)}{because}",)
+
+
+def bfloat16_slowdown() -> float:
+    """How many times longer a product of matrices takes this processor in bfloat16 than in float32; 0.1 s at most.
+
+    With arithmetic of its own for bfloat16 (AVX-512 BF16, AMX) a processor is faster in it; without, many times slower.
+    """
+
+    def seconds(dtype: torch.dtype) -> float:
+        matrix = torch.ones(256, 256, dtype=dtype)
+        torch.mm(matrix, matrix)
+        best = float("inf")
+        for _ in range(3):
+            start = time.perf_counter()
+            torch.mm(matrix, matrix)
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    return seconds(torch.bfloat16) / seconds(torch.float32)
+
+
+def read_deepspeed_config(value: Any) -> dict[str, Any] | None:
+    """The content of a DeepSpeed config: `value` is its file, JSON text, or the content itself.
+
+    Raises:
+        SettingsError: the file is missing or is no JSON object.
+        MissingExtraError: DeepSpeed is not installed.
+    """
+    if value is None:
+        return None
+    if find_spec("deepspeed") is None:
+        raise MissingExtraError(
+            "--deepspeed needs the package 'deepspeed': run  pip install 'baichuan2[train]'", name="deepspeed"
+        )
+    config = value
+    if isinstance(value, str):
+        name = "--deepspeed"
+        text = value
+        if not value.lstrip().startswith("{"):
+            name = f"--deepspeed {value}"
+            text = _text_of(Path(value).expanduser(), name)
+        try:
+            config = json.loads(text)
+        except ValueError as error:
+            raise SettingsError(f"{name} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise SettingsError(f"--deepspeed must be a JSON object with DeepSpeed's settings, got {type(config).__name__}")
+    return config
+
+
+def _says(config: dict[str, Any], section: str, name: str) -> Any:
+    part = config.get(section)
+    return part.get(name) if isinstance(part, dict) else None
+
+
+def _text_of(path: Path, name: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise SettingsError(f"{name}: {reason}; give a DeepSpeed config, such as fine-tune/ds_config.json") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{name} is not UTF-8: byte {error.start} is wrong") from error
 
 
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(message.removeprefix("argument "))
+        raise SettingsError(f"{message.removeprefix('argument ')} (see baichuan2 finetune --help)")
 
 
-def read_training_arguments(arguments: Sequence[str]) -> FinetuneArguments:
-    """The training arguments that command-line words give.
+def argument_names() -> list[str]:
+    """The names of all training arguments."""
+    return [item.name for item in fields(FinetuneArguments) if item.init]
+
+
+def names_of_yes_or_no() -> set[str]:
+    """Those of them that are true or false."""
+    return {item.name for item in fields(FinetuneArguments) if item.type in (bool, bool | None)}
+
+
+def names_of_lists() -> set[str]:
+    """Those of them that take several words."""
+    return {action.dest for action in _parser()._actions if action.nargs == "+"}
+
+
+def check_values(words: Sequence[str]) -> None:
+    """Raises SettingsError where a flag among `words` cannot have its value; starts nothing."""
+    _parser().parse_known_args(in_todays_words(words, argument_names())[0])
+
+
+def read_training_arguments(arguments: Sequence[str], other_names: Sequence[str] = ()) -> FinetuneArguments:
+    """The training arguments that command-line words give; `other_names` of flags are only good for suggestions.
 
     Raises:
         SettingsError: a flag is unknown, or a value cannot be used.
+        MissingExtraError: a package that a flag asks for is not installed.
+        TrainingError: the processes of the run cannot reach each other.
     """
-    parser = _Parser(FinetuneArguments, prog="baichuan2 finetune", allow_abbrev=False)
-    (parsed, unknown) = parser.parse_args_into_dataclasses(list(arguments), return_remaining_strings=True)
+    names = argument_names()
+    words, remarks = in_todays_words(arguments, names)
+    namespace, unknown = _parser().parse_known_args(words)
     if unknown:
-        raise SettingsError(f"unknown flag {unknown[0]!r} (see baichuan2 finetune --help)")
-    assert isinstance(parsed, FinetuneArguments)
+        raise SettingsError(unknown_flag(unknown[0], [*names, *other_names]))
+    values = vars(namespace)
+    if values["output_dir"] is not None and not values["output_dir"].strip():
+        raise SettingsError("--output_dir must name a folder, got ''")
+    try:
+        parsed = FinetuneArguments(**values)
+    except BaichuanError:
+        raise
+    except (ValueError, TypeError, KeyError, OSError, ImportError, NotImplementedError) as error:
+        raise SettingsError(_one_sentence(error)) from error
+    parsed.remarks = (*remarks, *parsed.remarks)
     return parsed
+
+
+def _parser() -> _Parser:
+    return _Parser(FinetuneArguments, prog="baichuan2 finetune", allow_abbrev=False)
+
+
+def unknown_flag(word: str, names: Sequence[str]) -> str:
+    """What to say of a word on the command line that means nothing."""
+    name = word.partition("=")[0]
+    if not name.startswith("-"):
+        return f"{word!r} stands behind no flag that takes it (see baichuan2 finetune --help)"
+    near = nearest(name, names)
+    return f"unknown flag {name}" + (f": did you mean --{near}?" if near else " (see baichuan2 finetune --help)")
+
+
+def _one_sentence(error: Exception) -> str:
+    text = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
+    return " ".join(text.split()) or type(error).__name__
