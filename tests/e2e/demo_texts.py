@@ -21,7 +21,7 @@ PROMPTS = (
     "What is the capital of France?",
     "静夜思",
 )
-NUM_TOKENS = 32
+NUM_TOKENS = 20
 UNEVEN = tuple(map(int, CODEBOOKS["nonuniform"]))
 FORMATS: dict[str, tuple[str, dict[str, object] | None]] = {
     "bfloat16": ("bfloat16", None),
