@@ -26,7 +26,7 @@ from baichuan2.model.loss import IGNORED_LABEL
 
 # Logits that exist at once, in bytes, and the part of them that is worked on in one go: on a processor what its last
 # level of cache holds, elsewhere as much as keeps a device busy.
-CHUNK_BYTES = {"cpu": 128 * 2**20, "other": 512 * 2**20}
+CHUNK_BYTES = {"cpu": 256 * 2**20, "other": 512 * 2**20}
 BLOCK_BYTES = {"cpu": 4 * 2**20, "other": 256 * 2**20}
 # places whose logits a head of another kind computes in one go
 LAYER_ROWS = 256
