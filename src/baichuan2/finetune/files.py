@@ -170,7 +170,7 @@ def _iter_lines(path: Path, stream: Any) -> Iterator[RawRow]:
         if not line.strip():
             continue
         try:
-            yield RawRow(place, number, json.loads(line))
+            yield RawRow(place, number, json.loads(line.rstrip()))
         except UnicodeDecodeError as error:
             yield RawRow(place, number, None, DataError(f"{place}: is not UTF-8: byte {error.start} is wrong"))
         except json.JSONDecodeError as error:
@@ -219,15 +219,12 @@ def _stream_list(path: Path, stream: "_Joined") -> Iterator[Any]:
         raise DataError(f"{path} is not JSON behind item {number - 1}: {reason}") from error
 
 
-class _Joined(io.RawIOBase):
+class _Joined:
     """What was read already, then the rest."""
 
     def __init__(self, beginning: bytes, rest: Any) -> None:
         self._beginning = memoryview(beginning)
         self._rest = rest
-
-    def readable(self) -> bool:
-        return True
 
     def read(self, size: int = -1) -> bytes:
         if len(self._beginning):

@@ -304,12 +304,14 @@ def _checked_rows(
         if layout is not None:
             _check_objective(layout, settings, str(file))
         units.append("")
+        is_inside = False  # a document whose beginning was counted
         for raw in iter_rows(file, reading):
             if watch is not None:
                 watch((sum(sizes[:number]) + reading.num_bytes) // 1_000_000, max(1, sum(sizes) // 1_000_000))
             units[-1] = units[-1] or _unit(raw)
-            if not builder.is_in_document:
+            if not is_inside:
                 builder.count(num_rows=1)
+            is_inside = raw.goes_on
             try:
                 if raw.error is not None:
                     raise raw.error
