@@ -284,7 +284,7 @@ def _low_rank(
         magnitude = magnitude.reshape(-1).float()
         _check_shape(folder, f"{layer} magnitude", magnitude, (shape[0],))
     scaling = _scaling(folder, layer, rank, fields)
-    return LowRank((down.float() * scaling).contiguous(), up.float().contiguous(), magnitude)
+    return LowRank((down.float() * scaling).contiguous(), up.float().T.contiguous(), magnitude)
 
 
 def _scaling(folder: Path, layer: str, rank: int, fields: Mapping[str, Any]) -> float:

@@ -23,6 +23,7 @@ from baichuan2.engine.graphs import GraphModel, graph_model
 from baichuan2.engine.processor import processor_model
 from baichuan2.engine.quantized_cache import LAYERS
 from baichuan2.model.cost import cache_bytes_per_token, int8_cache_bits
+from baichuan2.model.low_rank import NO_ADAPTER, RowAdapters
 
 __all__ = ["AlignedBatch", "cached_bytes"]
 
@@ -47,6 +48,7 @@ class AlignedHeld(Held):
 class _Kept:
     """What an ended sequence, or a prompt, has left for others."""
 
+    adapter: int
     token_ids: tuple[int, ...]
     layers: tuple[Parts, ...]
 
@@ -77,7 +79,7 @@ class AlignedBatch:
         self._columns = 0
         self._decoder: Any = None  # the model with today's rows
         self._open: set[AlignedHeld] = set()
-        self._kept: OrderedDict[tuple[int, ...], _Kept] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, tuple[int, ...]], _Kept] = OrderedDict()
 
     @property
     def num_used(self) -> int:
@@ -85,16 +87,16 @@ class AlignedBatch:
         return sum(held.num_tokens for held in self._open)
 
     @torch.inference_mode()
-    def open(self, token_ids: Sequence[int]) -> AlignedHeld | None:
+    def open(self, token_ids: Sequence[int], adapter: int = NO_ADAPTER) -> AlignedHeld | None:
         """A sequence that begins with these; see `Batch`."""
         lengths = [*(other.num_reserved for other in self._open), len(token_ids)]
         if _room_of(lengths) > self.capacity:
             return None
-        layers, num_reused = self._longest_beginning(token_ids)
+        layers, num_reused = self._longest_beginning(token_ids, adapter)
         self._make_room(lengths)  # not before: it may forget just that beginning
         cache = new_cache(self._layer_class)
         cache.layers = [self._layer(parts, num_reused) for parts in layers]
-        held = AlignedHeld(num_reused, cache, len(token_ids), tuple(token_ids))
+        held = AlignedHeld(num_reused, cache, len(token_ids), tuple(token_ids), adapter=adapter)
         self._open.add(held)
         return held
 
@@ -145,7 +147,7 @@ class AlignedBatch:
         if held.row is not None:
             self._held[held.row] = None
         held.cache = held.row = None
-        self._keep(ids, layers)
+        self._keep(ids, layers, held.adapter)
         if not any(self._held):
             self._forget_rows()
 
@@ -160,7 +162,8 @@ class AlignedBatch:
         assert isinstance(held, AlignedHeld)
         assert held.cache is not None
         ids = torch.tensor([list(part.token_ids)], device=self._model.device)
-        with self._pace.watch(ids.shape[1]), _attention_for_any_length(ids.device):
+        adapters = self._with_adapters([held.adapter])
+        with self._pace.watch(ids.shape[1]), _attention_for_any_length(ids.device), adapters:
             output = self._single(
                 input_ids=ids,
                 attention_mask=None,
@@ -200,13 +203,19 @@ class AlignedBatch:
         if self._decoder is self._model:  # the others know that a row's places count from its own first
             places = [self._columns - first for first in self._firsts]
             arguments["position_ids"] = torch.tensor(places, device=device)[:, None]
-        output = self._decoder(**arguments)
+        with self._with_adapters([NO_ADAPTER if held is None else held.adapter for held in self._held]):
+            output = self._decoder(**arguments)
         self._columns += 1
         for part in parts:
             assert isinstance(part.held, AlignedHeld)
             part.held.num_tokens += 1
         logits = output.logits[:, -1]  # (B, V)
         return [logits[row : row + 1] for row in rows if row is not None]
+
+    def _with_adapters(self, numbers: Sequence[int]) -> AbstractContextManager[object]:
+        """A pass inside computes each row by its adapter."""
+        rows: RowAdapters | None = getattr(self._model, "row_adapters", None)
+        return nullcontext() if rows is None else rows.chosen(numbers)
 
     def _enter(self, held: Any) -> None:
         """Makes the sequence a row, if it is none yet."""
@@ -273,24 +282,25 @@ class AlignedBatch:
             self._kept.popitem(last=False)
         return True
 
-    def _keep(self, token_ids: tuple[int, ...], layers: tuple[Parts, ...]) -> None:
+    def _keep(self, token_ids: tuple[int, ...], layers: tuple[Parts, ...], adapter: int) -> None:
         """Keeps a sequence for prompts that begin alike, in the place of those that it begins with itself."""
         if len(token_ids) < LEAST_REUSED or not layers:
             return
-        for other in [other for other in self._kept if token_ids[: len(other)] == other]:
-            del self._kept[other]
-        self._kept[token_ids] = _Kept(token_ids, layers)
+        for owner, other in [key for key in self._kept if key[0] == adapter and token_ids[: len(key[1])] == key[1]]:
+            del self._kept[owner, other]
+        self._kept[adapter, token_ids] = _Kept(adapter, token_ids, layers)
         while len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
         self._make_room([held.num_reserved for held in self._open])
 
-    def _longest_beginning(self, token_ids: Sequence[int]) -> tuple[tuple[Parts, ...], int]:
+    def _longest_beginning(self, token_ids: Sequence[int], adapter: int) -> tuple[tuple[Parts, ...], int]:
         """Keys and values of whatever shares the longest beginning with these tokens, and how long it is."""
         wanted = token_ids[:-1]
-        kept = max(self._kept.values(), key=lambda other: _num_common(other.token_ids, wanted), default=None)
+        own = [kept for kept in self._kept.values() if kept.adapter == adapter]
+        kept = max(own, key=lambda other: _num_common(other.token_ids, wanted), default=None)
         most = 0 if kept is None else _num_common(kept.token_ids, wanted)
         live: AlignedHeld | None = None
-        for held in self._open:
+        for held in (held for held in self._open if held.adapter == adapter):
             length = _num_common(held.prompt_ids[: held.num_tokens], wanted)
             if length > most:
                 live, most = held, length
@@ -299,7 +309,7 @@ class AlignedBatch:
         if live is not None:
             return self._parts_of(live), most
         assert kept is not None
-        self._kept.move_to_end(kept.token_ids)
+        self._kept.move_to_end((adapter, kept.token_ids))
         return kept.layers, most
 
     def _parts_of(self, held: AlignedHeld) -> tuple[Parts, ...]:

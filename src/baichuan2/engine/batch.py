@@ -5,11 +5,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
 
 from torch import Tensor
+
+from baichuan2.model.low_rank import NO_ADAPTER
 
 __all__ = ["Batch", "Held", "Pace", "Part"]
 
@@ -19,9 +21,13 @@ LONGEST_STEP = 0.5
 
 @dataclass(eq=False)
 class Held:
-    """The keys and values of one sequence; `num_tokens`: how many of its tokens they are of."""
+    """The keys and values of one sequence; `num_tokens`: how many of its tokens they are of.
+
+    `adapter`: the number of the one that computes them, see `model.low_rank`.
+    """
 
     num_tokens: int
+    adapter: int = field(default=NO_ADAPTER, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,8 @@ class Batch(Protocol):
     def num_used(self) -> int:
         """Tokens of the open sequences; those kept for later prompts are not counted."""
 
-    def open(self, token_ids: Sequence[int]) -> Held | None:
-        """A sequence that begins with these; it may hold the first of them already, never the last.
+    def open(self, token_ids: Sequence[int], adapter: int = NO_ADAPTER) -> Held | None:
+        """A sequence that begins with these; it may hold the first of them already, by that adapter, never the last.
 
         None: there is no room now.
         """

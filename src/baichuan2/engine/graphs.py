@@ -35,6 +35,7 @@ from baichuan2.engine.step_kernels import (
 from baichuan2.engine.step_products import is_stored_in_few_bits, library_layers, library_scales
 from baichuan2.errors import SettingsError
 from baichuan2.model.block import last_places
+from baichuan2.model.low_rank import AdaptedLinear
 from baichuan2.model.norm_head import NormHead
 
 if TYPE_CHECKING:
@@ -192,7 +193,10 @@ def _why_not(model: "BaichuanForCausalLM", *, is_fused: bool) -> str | None:
     """Why steps of `model` are not recorded; None where they are."""
     if model.training:
         return "the model is being trained"
-    if not is_made_of(model, (*KNOWN, *library_layers("Linear4bit", "Linear8bitLt"))):
+    kinds = {*KNOWN, *library_layers("Linear4bit", "Linear8bitLt")} - {
+        AdaptedLinear
+    }  # which row has which is not recorded
+    if not is_made_of(model, kinds):
         return "the model has adapters, hooks, other attention, or layers that are not known"
     modules = list(model.modules())
     if not is_fused and any(map(is_stored_in_few_bits, {type(module) for module in modules})):

@@ -14,6 +14,7 @@ from baichuan2.engine.lookup import Drafter
 from baichuan2.engine.sampling import Sampling
 from baichuan2.engine.stopping import FinishReason
 from baichuan2.errors import BaichuanError
+from baichuan2.model.low_rank import NO_ADAPTER
 
 __all__ = ["Job", "Request"]
 
@@ -24,7 +25,8 @@ logger = logging.getLogger(__name__)
 class Request:
     """One prompt to continue, and how; see `generate_tokens`.
 
-    `client`: whose it is, so that nobody's many requests hold up another's few.
+    `client`: whose it is, so that nobody's many requests hold up another's few. `adapter`: the number of the one that
+    answers, of those beside the model's weights (`model.low_rank`).
     """
 
     prompt_ids: Sequence[int]
@@ -32,6 +34,7 @@ class Request:
     stop_ids: frozenset[int]
     constraint: Constraint | None = None
     client: str = ""
+    adapter: int = NO_ADAPTER
 
 
 class Job:
@@ -72,8 +75,10 @@ class Job:
         return self._chooser
 
     def begins_like(self, other: "Job", num_tokens: int) -> bool:
-        """Whether both texts begin with the same `num_tokens` tokens, and this one goes on behind them."""
+        """Whether both texts begin with the same `num_tokens` tokens for the same adapter, and this one goes on."""
         mine, others = self.token_ids, other.token_ids
+        if self.request.adapter != other.request.adapter:
+            return False
         return num_tokens < len(mine) and num_tokens <= len(others) and mine[:num_tokens] == others[:num_tokens]
 
     def draft(self, most: int) -> list[int]:

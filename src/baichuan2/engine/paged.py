@@ -19,6 +19,7 @@ from baichuan2.engine.team import Team
 from baichuan2.kernels import products
 from baichuan2.kernels.library import num_threads
 from baichuan2.kernels.steps import PAGE_TOKENS, Rows
+from baichuan2.model.low_rank import NO_ADAPTER
 
 __all__ = ["PagedBatch", "page_shape"]
 
@@ -75,12 +76,14 @@ class PagedBatch:
         """Tokens of the open sequences; one that several of them share counts once."""
         return self._pool.num_used_tokens
 
-    def open(self, token_ids: Sequence[int]) -> Held | None:
+    def open(self, token_ids: Sequence[int], adapter: int = NO_ADAPTER) -> Held | None:
         """A sequence that begins with these; see `Batch`."""
-        if not self._pool.has_room(token_ids):  # asked in every step while somebody waits: nothing is copied for that
+        if not self._pool.has_room(
+            token_ids, adapter
+        ):  # asked in every step while somebody waits: nothing is copied for that
             return None
-        table, num_reused = self._pool.match(token_ids)
-        return PagedHeld(num_reused, table)
+        table, num_reused = self._pool.match(token_ids, adapter)
+        return PagedHeld(num_reused, table, adapter=adapter)
 
     def reserve(self, held: Held, num_new: int) -> bool:
         """Room for more tokens of a sequence; see `Batch`."""
@@ -112,7 +115,9 @@ class PagedBatch:
         num_wanted = len(wanted)
         if 0 < num_wanted < self._least_rows:
             wanted += [wanted[0]] * (self._least_rows - num_wanted)
-        rows = Rows(sequence, place, [0] * len(ids), wanted, tables)
+        numbers = [part.held.adapter for part in parts for _ in part.token_ids]
+        numbers += [NO_ADAPTER] * (len(ids) - len(numbers))
+        rows = Rows(sequence, place, [0] * len(ids), wanted, tables, numbers)
         threads = self._team.threads(len(ids))
         started = perf_counter()
         with self._pace.watch(len(ids)):

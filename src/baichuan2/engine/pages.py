@@ -7,7 +7,7 @@ text before its beginning. Steps in C read and write the pages where they lie (`
 """
 
 from array import array
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -78,12 +78,12 @@ class PoolStatistics:
 class PageTable:
     """The pages of one sequence: made by `PagePool.match`, given back by `free`."""
 
-    def __init__(self, pool: "PagePool") -> None:
+    def __init__(self, pool: "PagePool", root: Block) -> None:
         self.pages: list[int] = []
         """Ids of the pages, in order, for `kernels.steps.Rows` in the next step: `reserve` and `match` may change them.
 
         No other sequence writes to them."""
-        self._pool = pool
+        self._pool, self._root = pool, root
         self._ids = array("i")
         self._blocks: list[Block] = []  # of the full pages, which others may have too; the other pages are its own
         self._is_open = True
@@ -160,7 +160,7 @@ class PagePool:
                 f"{_megabytes(least)}"
             ) from error
         self._free = list(reversed(range(self.num_pages)))  # the last one given back is taken first
-        self._root = Block(b"", -1, None)
+        self._roots: defaultdict[int, Block] = defaultdict(lambda: Block(b"", -1, None))  # by owner
         # Blocks that no open table has, those unused the longest first. A block stands before its parent: who had both
         # gave this one back first, who has the parent alone takes that away from here. Nothing follows the first one.
         self._kept: OrderedDict[Block, None] = OrderedDict()
@@ -191,20 +191,21 @@ class PagePool:
             total_evicted_pages=self._evicted,
         )
 
-    def has_room(self, prompt_ids: Sequence[int]) -> bool:
+    def has_room(self, prompt_ids: Sequence[int], owner: int = 0) -> bool:
         """Whether pages can be had for all of a prompt, beside those that `match` would find."""
-        found = self._beginning(array("i", prompt_ids[:-1]))
+        found = self._beginning(array("i", prompt_ids[:-1]), self._roots[owner])
         num_kept = sum(block.num_users == 0 for block in found)
         return _num_pages(len(prompt_ids)) - len(found) <= self._num_available - num_kept
 
-    def match(self, prompt_ids: Sequence[int]) -> tuple[PageTable, int]:
+    def match(self, prompt_ids: Sequence[int], owner: int = 0) -> tuple[PageTable, int]:
         """A table for a prompt, and how many of its first tokens the table holds already, never the last.
 
-        It is the longest beginning that an open sequence holds or an ended one has left, token for token.
+        It is the longest beginning that an open sequence holds or an ended one has left, token for token, of the same
+        `owner`: other weights give other keys and values.
         """
-        table = PageTable(self)
+        table = PageTable(self, self._roots[owner])
         ids = array("i", prompt_ids[:-1])
-        for found in self._beginning(ids):
+        for found in self._beginning(ids, table._root):
             self._use(found)
             table._blocks.append(found)
             table.pages.append(found.page)
@@ -224,12 +225,12 @@ class PagePool:
     def _num_available(self) -> int:
         return len(self._free) + len(self._kept)
 
-    def _beginning(self, ids: "array[int]") -> list[Block]:
-        """The full pages of the longest beginning of these ids that there is."""
+    def _beginning(self, ids: "array[int]", root: Block) -> list[Block]:
+        """The full pages of the longest beginning of these ids that there is behind `root`."""
         for other in self._open_tables():
             self._index(other)
         blocks: list[Block] = []
-        block = self._root.find(ids[:PAGE_TOKENS].tobytes()) if len(ids) >= PAGE_TOKENS else None
+        block = root.find(ids[:PAGE_TOKENS].tobytes()) if len(ids) >= PAGE_TOKENS else None
         while block is not None:
             blocks.append(block)
             start = len(blocks) * PAGE_TOKENS
@@ -289,7 +290,7 @@ class PagePool:
             self._tables.setdefault(parent, set()).add(table)
 
     def _last_block(self, table: PageTable) -> Block:
-        return table._blocks[-1] if table._blocks else self._root
+        return table._blocks[-1] if table._blocks else table._root
 
     def _leave(self, table: PageTable, block: Block) -> None:
         self._tables[block].remove(table)

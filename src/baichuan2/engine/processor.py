@@ -6,7 +6,7 @@ hooks, adapters or other additions, and at where their weights lie. What it does
 
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -18,9 +18,11 @@ from baichuan2.engine import prompt
 from baichuan2.engine.cache import GrowingLayer
 from baichuan2.engine.quantized_cache import Int8Layer
 from baichuan2.kernels import products, steps
+from baichuan2.kernels.low_rank import Change
 from baichuan2.kernels.steps import LayerWeights, Rows, StepModel, StoredWeight
 from baichuan2.model.alibi import BaichuanAlibi
 from baichuan2.model.block import MLP, Attention, RMSNorm
+from baichuan2.model.low_rank import AdaptedLinear, RowAdapters
 from baichuan2.model.norm_head import NormHead, OutputHead
 from baichuan2.model.plain import PlainBaichuan, PlainDecoder, PlainLayer
 from baichuan2.model.rope import BaichuanRotaryEmbedding
@@ -34,7 +36,7 @@ __all__ = ["KNOWN", "ProcessorModel", "StepOutput", "is_made_of", "processor_mod
 KNOWN = (
     *(PlainBaichuan, PlainDecoder, PlainLayer, Attention, MLP, RMSNorm, BaichuanRotaryEmbedding, BaichuanAlibi),
     *(NormHead, OutputHead, nn.Linear, nn.Embedding, nn.ModuleList),
-    *(Int4Linear, Int8Linear, NF4Linear, Int8Embedding),
+    *(Int4Linear, Int8Linear, NF4Linear, Int8Embedding, AdaptedLinear),
 )
 FRAMEWORK_MODULE = "baichuan2.model.modeling_baichuan"
 FRAMEWORK_CLASSES = ("BaichuanForCausalLM", "BaichuanModel", "DecoderLayer")
@@ -76,6 +78,8 @@ class ProcessorModel:
         decoder = model.model
         self._dtype = decoder.norm.weight.dtype
         self._layers = [_layer_weights(layer, self._dtype) for layer in decoder.layers]
+        self._row_adapters: RowAdapters | None = getattr(model, "row_adapters", None)
+        self._changes = _changes_of(decoder.layers)
         weights = [(layer.packed, layer.output, layer.gate, layer.up, layer.down) for layer in self._layers]
         self.is_16_bits = any(weight.is_16_bits for of_layer in weights for weight in of_layer)
         """Whether weights are numbers, not codes."""
@@ -114,7 +118,7 @@ class ProcessorModel:
         firsts = _first_places(mask, len(ids), held + ids.shape[1])
         if firsts is not None and self._suits(ids, cache, arguments) and not _wants_padding(firsts, held, arguments):
             keep = int(arguments["logits_to_keep"])
-            if prompt.suits(self._model, ids, firsts, cast(Cache, cache)):
+            if not self._changes and prompt.suits(self._model, ids, firsts, cast(Cache, cache)):
                 return StepOutput(self._prompt_logits(ids, held, cast(Cache, cache), keep))
             if steps.most_rows(self.is_16_bits) >= min(LEAST_PIECE, ids.numel()):
                 return StepOutput(self._logits(ids, firsts, held, cast(Cache, cache), keep))
@@ -182,6 +186,9 @@ class ProcessorModel:
         for begin, end in _pieces(len(place), steps.most_rows(self.is_16_bits)):
             wanted = [row for row, at in enumerate(place[begin:end]) if at >= held + num_new - num_kept]
             rows = Rows(sequence[begin:end], place[begin:end], first[begin:end], wanted)
+            if self._row_adapters is not None:
+                numbers = self._row_adapters.numbers(batch)
+                rows = replace(rows, adapter=[numbers[row] for row in rows.sequence])
             embeddings = self._model.model.embed_tokens(known[begin:end])  # (M, C) of the piece
             rotation = None if angles is None else (angles[0][begin:end], angles[1][begin:end])
             step.step(embeddings, rotation, rows, caches, head, logits[num_done : num_done + len(wanted)])
@@ -249,6 +256,7 @@ class ProcessorModel:
                 num_heads=self._model.config.num_attention_heads,
                 epsilon=decoder.norm.eps,
                 is_int8_cache=kind is Int8Layer,
+                adapters=self._changes,
             )
         return self._steps[kind]
 
@@ -321,6 +329,22 @@ def _layer_weights(layer: Any, dtype: torch.dtype) -> LayerWeights:
     )
 
 
+def _changes_of(layers: Any) -> list[list[list[Change | None]]]:
+    """What each adapter makes of the five weights of each layer; none where there are no adapters."""
+    linears = [
+        [layer.self_attn.W_pack, layer.self_attn.o_proj, layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj]
+        for layer in layers
+    ]
+    counts = [len(linear.adapters) for of_layer in linears for linear in of_layer if isinstance(linear, AdaptedLinear)]
+    numbers = range(max(counts, default=0))
+    return [[[_change(linear, number) for linear in of_layer] for of_layer in linears] for number in numbers]
+
+
+def _change(linear: nn.Module, number: int) -> Change | None:
+    change = linear.adapters[number] if isinstance(linear, AdaptedLinear) else None
+    return None if change is None else (change.down, change.up, change.gain)
+
+
 def _numbers(values: Tensor, dtype: torch.dtype) -> Tensor:
     if values.dtype != dtype:
         raise ValueError(f"numbers are {values.dtype}, not {dtype}")
@@ -329,6 +353,8 @@ def _numbers(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _stored(layer: nn.Module, dtype: torch.dtype) -> StoredWeight:
     """The weight of a linear layer; ValueError where a step would compute something else than the layer."""
+    if type(layer) is AdaptedLinear:
+        return _stored(layer.base_layer, dtype)
     if type(layer) is Int4Linear:
         return steps.int4_weight(
             layer.weight_codes, layer.weight_scales, layer.codebook, layer.group_size, layer.in_features

@@ -236,7 +236,7 @@ class Scheduler:
                 continue
             self._waiting.remove(job)
             self._running.append(job)  # also where opening fails: then it ends with the others
-            job.held = self._batch.open(job.token_ids)
+            job.held = self._batch.open(job.token_ids, job.request.adapter)
             if job.held is None:
                 assert len(self._running) > 1, "an empty cache has no room"
                 self._waiting.append(self._running.pop())

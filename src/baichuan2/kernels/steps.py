@@ -17,6 +17,7 @@ from torch import Tensor
 
 from baichuan2.kernels import products
 from baichuan2.kernels.library import limit, num_threads, opened
+from baichuan2.kernels.low_rank import Change, ChangeTable, LowRankStructure
 
 __all__ = [
     "MOST_ROWS",
@@ -78,6 +79,8 @@ class _Model(ctypes.Structure):
         ("scaling", c_float),
         ("number", c_int32),
         ("cache_kind", c_int32),
+        ("changes", c_void_p),
+        ("most_rank", c_int64),
     )
 
 
@@ -92,7 +95,8 @@ class _Rows(ctypes.Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("caches", "embeddings", "cosine", "sine")),
-        *((name, c_void_p) for name in ("sequence", "place", "first", "wanted", "pages", "logits", "scratch")),
+        *((name, c_void_p) for name in ("sequence", "place", "first", "wanted", "pages", "adapter")),
+        *((name, c_void_p) for name in ("logits", "scratch")),
         *((name, c_int64) for name in ("num_rows", "num_wanted", "capacity")),
     )
 
@@ -142,6 +146,8 @@ class Rows:
 
     `pages`: of a paged cache the table of each sequence, so that `sequence` is a row of it, `first` is 0, and the token
     at place p of sequence s stands in page `pages[s][p // PAGE_TOKENS]`. Sequences may share pages that they only read.
+
+    `adapter`: the number of each token's adapter, -1: none; None: of none of them.
     """
 
     sequence: Sequence[int]
@@ -149,6 +155,7 @@ class Rows:
     first: Sequence[int]
     wanted: Sequence[int]
     pages: Sequence[Sequence[int]] | None = None
+    adapter: Sequence[int] | None = None
 
 
 @functools.cache
@@ -157,7 +164,7 @@ def _library() -> ctypes.CDLL | None:
     if library is None:
         return None
     try:
-        sizes = sum(map(ctypes.sizeof, (_Model, _Layer, _Rows, _Cache)))
+        sizes = sum(map(ctypes.sizeof, (_Model, _Layer, _Rows, _Cache, LowRankStructure)))
         library.baichuan2_step_size.restype = library.baichuan2_weight_size.restype = c_int64
         if library.baichuan2_step_size() != sizes or library.baichuan2_weight_size() != ctypes.sizeof(Weight):
             return None
@@ -282,8 +289,12 @@ class StepModel:
         num_heads: int,
         epsilon: float,
         is_int8_cache: bool,
+        adapters: Sequence[Sequence[Sequence[Change | None]]] = (),
     ) -> None:
-        """`final_norm` (C,) tells the number format; `slopes` (H,): position by ALiBi, None: by rotation."""
+        """`final_norm` (C,) tells the number format; `slopes` (H,): position by ALiBi, None: by rotation.
+
+        `adapters`: what each makes of packed, output, gate, up and down of each layer; `Rows.adapter` chooses.
+        """
         self.dtype = final_norm.dtype
         hidden = final_norm.shape[0]
         inner = layers[0].gate.shape[0]
@@ -304,6 +315,8 @@ class StepModel:
             for layer in layers
         ]
         array = (_Layer * len(layers))(*structures)
+        names = ("packed", "output", "gate", "up", "down")
+        self._changes = ChangeTable(adapters, [[getattr(layer, name).shape for name in names] for layer in layers])
         self._kept_alive = (layers, final_norm, slopes, array)
         self._room = torch.empty(0, dtype=torch.uint8)
         self._lock = threading.Lock()
@@ -320,6 +333,8 @@ class StepModel:
             scaling=head_dim**-0.5,
             number=NUMBERS[self.dtype],
             cache_kind=CACHE_INT8 if is_int8_cache else CACHE_NUMBERS,
+            changes=self._changes.address,
+            most_rank=self._changes.most_rank,
         )
 
     def step(
@@ -358,6 +373,7 @@ class StepModel:
         array = (_Cache * len(pointers))(*pointers)
         arrays = [_array(numbers) for numbers in (rows.sequence, rows.place, rows.first, rows.wanted)]
         sequence, place, first, wanted = map(ctypes.addressof, arrays)
+        adapter = None if rows.adapter is None or max(rows.adapter) < 0 else _array(rows.adapter)
         described = _Rows(
             caches=ctypes.addressof(array),
             embeddings=embeddings.data_ptr(),
@@ -368,6 +384,7 @@ class StepModel:
             first=first,
             wanted=wanted,
             pages=None if tables is None else ctypes.addressof(tables),
+            adapter=None if adapter is None else ctypes.addressof(adapter),
             logits=logits.data_ptr(),
             num_rows=num_rows,
             num_wanted=len(rows.wanted),
@@ -414,6 +431,10 @@ class StepModel:
             is_same = rows.sequence[row] == rows.sequence[row - 1]
             if is_same and (rows.first[row] != rows.first[row - 1] or rows.place[row] <= rows.place[row - 1]):
                 raise ValueError("tokens of a sequence see the same first place and stand in order")
+        if rows.adapter is not None and (
+            len(rows.adapter) != num_rows or not all(-1 <= one < self._changes.num_adapters for one in rows.adapter)
+        ):
+            raise ValueError(f"adapters of rows must lie below {self._changes.num_adapters}, got {rows.adapter}")
         if not all(0 <= row < num_rows for row in rows.wanted):
             raise ValueError("logits are wanted of rows that there are not")
         if rows.pages is not None and (any(rows.first) or keys.shape[2] != PAGE_TOKENS):

@@ -4,7 +4,8 @@ Beside it a layer can have several, and each row of a batch its own; so many fin
 tensors and linear layers, no files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,9 +21,9 @@ ROWS_AT_A_TIME = 1 << 20  # weights whose lengths are measured together
 
 @dataclass(frozen=True)
 class LowRank:
-    """The change of a weight W (N, K): W + up down, each row brought to the length `magnitude` where that is given.
+    """The change of a weight W (N, K): W + up^T down, each row brought to the length `magnitude` where that is given.
 
-    `down` (R, K) and `up` (N, R) in float32, the scaling within `down`; `magnitude` (N,) float32, of DoRA.
+    `down` (R, K) and `up` (R, N) in float32, the scaling within `down`; `magnitude` (N,) float32, of DoRA.
 
     `gain` (N,): magnitude by the length of the changed row, known once the weight is; see `on`.
     """
@@ -44,7 +45,7 @@ class LowRank:
         step = max(ROWS_AT_A_TIME // weight.shape[1], 1)
         for start in range(0, len(weight), step):
             rows = slice(start, start + step)
-            changed = torch.addmm(weight[rows].float(), here.up[rows], here.down)
+            changed = torch.addmm(weight[rows].float(), here.up[:, rows].T, here.down)
             if here.magnitude is not None:
                 changed *= (here.magnitude[rows] / changed.norm(dim=1))[:, None]
             result[rows] = changed
@@ -56,11 +57,11 @@ class LowRank:
             return self
         lengths = []
         step = max(ROWS_AT_A_TIME // self.down.shape[1], 1)
-        for start in range(0, len(self.up), step):
+        for start in range(0, self.up.shape[1], step):
             rows = slice(start, start + step)
             part = layer.weight[rows].float() if hasattr(layer, "weight") else layer.dequantize(torch.float32, rows)
             here = self.to(part.device)
-            lengths.append(torch.addmm(part, here.up[rows], here.down).norm(dim=1).cpu())
+            lengths.append(torch.addmm(part, here.up[:, rows].T, here.down).norm(dim=1).cpu())
         return replace(self, gain=self.magnitude / torch.cat(lengths))
 
     def to(self, device: torch.device) -> "LowRank":
@@ -70,7 +71,7 @@ class LowRank:
 
     def add_to(self, outputs: Tensor, inputs: Tensor) -> Tensor:
         """Outputs (..., N) of the unchanged weight and inputs (..., K) -> outputs of the changed one, in float32."""
-        changed = outputs.float() + F.linear(F.linear(inputs.float(), self.down), self.up)
+        changed = outputs.float() + F.linear(inputs.float(), self.down) @ self.up
         return changed if self.gain is None else changed * self.gain
 
 
@@ -83,6 +84,19 @@ class RowAdapters:
 
     default: int = NO_ADAPTER
     of_rows: list[int] | None = field(default=None)
+
+    def numbers(self, batch: int) -> list[int]:
+        """The adapter of each of `batch` rows."""
+        return [self.default] * batch if self.of_rows is None else self.of_rows
+
+    @contextmanager
+    def chosen(self, numbers: Sequence[int]) -> Iterator[None]:
+        """These inside."""
+        self.of_rows = list(numbers)
+        try:
+            yield
+        finally:
+            self.of_rows = None
 
 
 class AdaptedLinear(nn.Module):

@@ -179,11 +179,12 @@ def _add_facts(app: FastAPI, service: Service, metrics: Metrics) -> None:
             "created": started,
             "owned_by": "baichuan2",
             "max_model_len": service.context,
+            "parent": service.parent_of(name),
         }
 
     @app.get("/v1/models", responses=answers_with("/v1/models"))
     async def models() -> Response:
-        """The model, under each of its names."""
+        """The model, under each of its names, and its adapters."""
         return JSONResponse({"object": "list", "data": [model_object(name) for name in service.names]})
 
     @app.get("/v1/models/{name:path}", responses=answers_with("/v1/models/{name}"))

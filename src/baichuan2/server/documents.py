@@ -141,13 +141,14 @@ class Completion(Answer):
 
 
 class Model(Answer):
-    """A name of the served model."""
+    """A name of the served model, or an adapter, whose `parent` is that model."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     max_model_len: int
+    parent: str | None
 
 
 class ModelList(Answer):

@@ -20,7 +20,8 @@ from baichuan2.chat.writer import ReplyWriter
 from baichuan2.engine.sampling import Sampling, resolve
 from baichuan2.engine.scheduler import Request, Scheduler
 from baichuan2.engine.stopping import stop_ids_from
-from baichuan2.errors import ContextLengthError
+from baichuan2.errors import ContextLengthError, SettingsError
+from baichuan2.model.low_rank import NO_ADAPTER
 from baichuan2.model.prompt_format import chat_ids
 from baichuan2.server.conversation import turns_of
 from baichuan2.server.escaping import escaped
@@ -77,6 +78,8 @@ class Plan:
     sampling: Sampling
     stop_ids: frozenset[int]
     stop_strings: tuple[str, ...]
+    adapter: int = NO_ADAPTER
+    """The number of the one that answers."""
     constraint: GrammarConstraint | None = None
     """The form of each reply."""
     tool_use: ToolUse = NO_TOOLS
@@ -98,6 +101,8 @@ class Service:
         self.scheduler = scheduler
         self.tokenizer = loaded.tokenizer
         self.names = names_of(settings, loaded)
+        """What clients may ask for: the model, under each of its names, then the adapters beside it."""
+        self._adapters = {name: number for number, name in enumerate(loaded.adapters)}
         self.is_closing = False
         self._loaded = loaded
         self._sampling = sampling if sampling is not None else SamplingSettings()
@@ -124,6 +129,10 @@ class Service:
             raise ApiError(404, message, param="model", code="model_not_found")
         return name
 
+    def parent_of(self, name: str) -> str | None:
+        """The model that the adapter of that name stands beside; None for the model itself."""
+        return self.names[0] if name in self._adapters else None
+
     def plan_chat(self, request: ChatRequest) -> Plan:
         """Raises ApiError, MessageError, SettingsError, and ContextLengthError for a conversation that is too long."""
         if request.top_logprobs is not None and not request.logprobs:
@@ -138,6 +147,7 @@ class Service:
             sampling=sampling,
             stop_ids=frozenset() if request.ignore_eos else self._stop_ids,
             stop_strings=stop_strings_of(request.stop),
+            adapter=self._adapters.get(request.model or "", NO_ADAPTER),
             constraint=self._forms.constraint(request, tool_use),
             tool_use=tool_use,
         )
@@ -165,6 +175,7 @@ class Service:
             sampling=self._sampling_of(request, length, request.logprobs or 0),
             stop_ids=frozenset() if request.ignore_eos else self._stop_ids,
             stop_strings=stop_strings_of(request.stop),
+            adapter=self._adapters.get(request.model or "", NO_ADAPTER),
             constraint=self._forms.constraint(request, NO_TOOLS),
         )
 
@@ -287,6 +298,7 @@ class Service:
                         stop_ids=plan.stop_ids,
                         constraint=None if plan.constraint is None else plan.constraint.fork(),
                         client=client,
+                        adapter=plan.adapter,
                     )
                 )
         work = Work(
@@ -309,9 +321,16 @@ class Service:
 
 
 def names_of(settings: ServeSettings, loaded: "ReadyModel") -> tuple[str, ...]:
-    """What clients may call the model, the first name being the one that answers bear."""
+    """What clients may call the model, the first name being the one that answers bear, and its adapters.
+
+    Raises SettingsError where an adapter has a name of the model.
+    """
     given = [name.strip() for name in (settings.served_model_name or "").split(",")]
-    return tuple(name for name in given if name) or (loaded.name,)
+    names = tuple(name for name in given if name) or (loaded.name,)
+    for name in loaded.adapters:
+        if name in names:
+            raise SettingsError(f"--adapter {name}=...: the model itself has that name: give the adapter another one")
+    return (*names, *loaded.adapters)
 
 
 def stop_strings_of(stop: str | list[str] | None) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ SETTINGS = (LoadSettings, SamplingSettings, ServeSettings)
 EXAMPLES = """\
   baichuan2 serve                                          the demo model on http://127.0.0.1:8000
   baichuan2 serve -m baichuan-inc/Baichuan2-7B-Chat        an official model
+  baichuan2 serve --adapter law=PATH,poems=PATH            adapters beside one model: clients choose by name
   BAICHUAN2_API_KEY=... baichuan2 serve --host 0.0.0.0     for other machines, with a key
   baichuan2 serve -m FOLDER --engine vllm                  on GPUs, by vLLM"""
 BODY = '{"messages": [{"role": "user", "content": "你好"}]}'
@@ -41,7 +42,7 @@ def run(load: LoadSettings, sampling: SamplingSettings, settings: ServeSettings)
     with open_socket(settings) as listener:  # before the minutes of loading, so that a port that is taken costs none
         if is_open(settings, keys):
             notice(words.serving_open.format(host=settings.host))
-        loaded = load_with_notice(load, words)
+        loaded = load_with_notice(load, words, takes_several=True)
         return serve(loaded, settings, sampling, keys, listener, Notices(tell_listening, tell_stopping))
 
 

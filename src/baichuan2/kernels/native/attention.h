@@ -53,6 +53,10 @@ typedef struct {
     void (*merge)(float *parts, const float *block, int64_t num_rows, int64_t head_dim);
     /* the mixed values of a row, rounded */
     void (*finish)(const float *part, float *out, int64_t head_dim, int number);
+    /* an adapter's two products, see low_rank.h */
+    void (*project)(const LowRank *change, const float *inputs, int64_t num_inputs, float *projected);
+    void (*change)(const LowRank *change, const float *projected, int64_t num_outputs, int64_t first, int64_t last,
+                   float *out);
 } StepFunctions;
 
 extern const StepFunctions step_functions_plain, step_functions_avx2, step_functions_avx512;

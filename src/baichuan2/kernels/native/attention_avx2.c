@@ -4,6 +4,7 @@
  * widened to float32. A score is summed in the same order either way, and so are mixed values.
  */
 #include "attention.h"
+#include "low_rank.h"
 #include "numbers_avx2.h"
 
 #include <math.h>
@@ -328,4 +329,5 @@ static void finish(const float *part, float *out, int64_t head_dim, int number) 
 const StepFunctions step_functions_avx2 = {
     .round = round_all, .widen = widen, .norm = norm, .rotate = rotate, .gate = gate, .add = add, .narrow = narrow,
     .encode = encode, .attend = attend, .merge = merge, .finish = finish,
+    .project = project_low_rank, .change = change_low_rank,
 };

@@ -1,6 +1,7 @@
 /* What a step computes besides products, with AVX-512; see attention.h. Sums are taken in an order that is the same for
  * every row, whatever else is computed at once. */
 #include "attention.h"
+#include "low_rank.h"
 #include "numbers_avx512.h"
 
 #include <float.h>
@@ -256,4 +257,5 @@ static void finish(const float *part, float *out, int64_t head_dim, int number) 
 const StepFunctions step_functions_avx512 = {
     .round = round_all, .widen = widen, .norm = norm, .rotate = rotate, .gate = gate, .add = add, .narrow = narrow,
     .encode = encode, .attend = attend, .merge = merge, .finish = finish,
+    .project = project_low_rank, .change = change_low_rank,
 };

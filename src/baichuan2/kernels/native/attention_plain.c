@@ -1,5 +1,6 @@
 /* What a step computes besides products, in plain C: the reference of the other instruction sets. */
 #include "attention.h"
+#include "low_rank.h"
 
 #include <math.h>
 
@@ -150,4 +151,5 @@ static void finish(const float *part, float *out, int64_t head_dim, int number) 
 const StepFunctions step_functions_plain = {
     .round = round_all, .widen = widen, .norm = norm, .rotate = rotate, .gate = gate, .add = add, .narrow = narrow,
     .encode = encode, .attend = attend, .merge = merge, .finish = finish,
+    .project = project_low_rank, .change = change_low_rank,
 };

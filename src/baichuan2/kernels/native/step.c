@@ -26,11 +26,13 @@ enum {
     OUTPUTS_AT_ONCE = 16,        /* chunks are multiples of what kernels compute at once */
     STAGES_OF_LAYER = 6,
     HEADS_OF_THREAD = 4,         /* fewer heads for each thread: attention becomes a stage of its own */
+    WEIGHTS_TOGETHER = 2,        /* at most, that share their inputs: gate and up */
+    NO_WEIGHT = -1,
 };
 
 typedef struct {
-    int64_t residual, mixed, active, queries, parts, normed, prepared, counters; /* shared, from the start of the scratch */
-    int64_t own_normed, own_prepared, outputs, scores, block, sums, scratch; /* of a thread, from the start of its own */
+    int64_t residual, mixed, active, queries, parts, normed, prepared, projected, counters; /* shared, from its start */
+    int64_t own_normed, own_prepared, own_projected, outputs, scores, block, sums, scratch; /* of a thread */
     int64_t shared_size, thread_size;
 } Layout;
 
@@ -54,6 +56,7 @@ typedef struct {
     Step *step;
     char *memory;
     int index, stage;
+    int64_t layer;
 } Thread;
 
 static int64_t placed(int64_t *size, int64_t bytes) {
@@ -97,9 +100,12 @@ static Layout layout_of(const StepModel *model, int64_t num_rows, int64_t capaci
     const int is_alone = is_prepared_alone(num_rows, threads);
     layout.normed = placed(&layout.shared_size, is_alone ? 0 : floats * hidden);
     layout.prepared = placed(&layout.shared_size, is_alone ? 0 : room);
+    const int64_t projected = floats * WEIGHTS_TOGETHER * model->most_rank;
+    layout.projected = placed(&layout.shared_size, is_alone ? 0 : projected);
     layout.counters = placed(&layout.shared_size, (model->num_layers * STAGES_OF_LAYER + 1) * sizeof(atomic_int));
     layout.own_normed = placed(&layout.thread_size, is_alone ? floats * hidden : 0);
     layout.own_prepared = placed(&layout.thread_size, is_alone ? room : 0);
+    layout.own_projected = placed(&layout.thread_size, is_alone ? projected : 0);
     layout.outputs = placed(&layout.thread_size, floats * larger(3 * head_dim, 2 * MOST_CHUNK));
     layout.scores = placed(&layout.thread_size, floats * KEYS_OF_BLOCK);
     layout.block = placed(&layout.thread_size, floats * part_stride(head_dim));
@@ -118,7 +124,9 @@ int64_t baichuan2_step_room(const StepModel *model, int64_t num_rows, int64_t ca
     return room;
 }
 
-int64_t baichuan2_step_size(void) { return sizeof(StepModel) + sizeof(StepLayer) + sizeof(StepRows) + sizeof(StepCache); }
+int64_t baichuan2_step_size(void) {
+    return sizeof(StepModel) + sizeof(StepLayer) + sizeof(StepRows) + sizeof(StepCache) + sizeof(LowRank);
+}
 
 static float *shared(const Step *step, int64_t offset) { return (float *)(step->memory + offset); }
 
@@ -135,10 +143,37 @@ static void end_stage(Thread *thread) {
     barrier_wait(&thread->step->barrier, thread->step->threads);
 }
 
-/* Inputs (num_rows, K) in the order of the weight's kernel: the thread's own, or, after a barrier, that of all. */
-static const void *prepare(Thread *thread, const Weight *weight, const float *inputs, int64_t num_rows) {
+/* What the adapter of a row makes of a weight of the present layer; NULL: nothing. */
+static const LowRank *change_of(const Thread *thread, int64_t row, int weight) {
+    const StepModel *model = thread->step->model;
+    const int64_t *adapter = thread->step->rows->adapter;
+    if (!adapter || adapter[row] < 0) return NULL;
+    const LowRank *change =
+        &model->changes[(adapter[row] * model->num_layers + thread->layer) * WEIGHTS_OF_LAYER + weight];
+    return change->down ? change : NULL;
+}
+
+static float *projected_of(const Thread *thread, int64_t row, int number) {
+    const Step *step = thread->step;
+    const Layout *layout = &step->layout;
+    float *all = step->is_prepared_alone ? own(thread, layout->own_projected) : shared(step, layout->projected);
+    return all + (row * WEIGHTS_TOGETHER + number) * step->model->most_rank;
+}
+
+/* Inputs (num_rows, K) in the order of the weight's kernel: the thread's own, or, after a barrier, that of all; and
+ * their products with what adapters have for the `count` weights from `first` on. */
+static const void *prepare(Thread *thread, const Weight *weight, const float *inputs, int64_t num_rows, int first,
+                           int count) {
     Step *step = thread->step;
-    if (step->is_prepared_alone) {
+    const int is_alone = step->is_prepared_alone;
+    for (int64_t item = is_alone ? 0 : thread->index; step->rows->adapter && item < num_rows * count;
+         item += is_alone ? 1 : step->threads) {
+        const LowRank *change = change_of(thread, item / count, first + (int)(item % count));
+        if (change)
+            step->functions->project(change, inputs + item / count * weight->num_inputs, weight->num_inputs,
+                                     projected_of(thread, item / count, (int)(item % count)));
+    }
+    if (is_alone) {
         void *target = thread->memory + step->layout.own_prepared;
         rows_prepare(weight, inputs, num_rows, target, 0, 1);
         return target;
@@ -147,6 +182,21 @@ static const void *prepare(Thread *thread, const Weight *weight, const float *in
     rows_prepare(weight, inputs, num_rows, target, thread->index, step->threads);
     barrier_wait(&step->barrier, step->threads);
     return target;
+}
+
+/* Outputs `first` ... `last` - 1 of all rows, each with what its adapter makes of the weight, which is `number` in its
+ * layer and `which` of those prepared together. */
+static void multiply(Thread *thread, const Weight *weight, const void *prepared, int number, int which, int64_t first,
+                     int64_t last, float *out, int64_t stride) {
+    const Step *step = thread->step;
+    const int64_t num_rows = step->rows->num_rows;
+    rows_multiply(weight, prepared, num_rows, first, last, out, stride, thread->memory + step->layout.scratch);
+    for (int64_t row = 0; step->rows->adapter && row < num_rows; row++) {
+        const LowRank *change = change_of(thread, row, number);
+        if (change)
+            step->functions->change(change, projected_of(thread, row, which), weight->num_outputs, first, last,
+                                    out + row * stride);
+    }
 }
 
 /* Rows of the residual stream after a norm, those of `rows`, or the first where that is NULL: few of them by each thread
@@ -294,13 +344,13 @@ static void heads_stage(Thread *thread, const StepLayer *layer, const StepCache 
     const StepModel *model = step->model;
     const int64_t num_rows = step->rows->num_rows, head_dim = model->head_dim, hidden = model->hidden_size;
     const float *normed = normalized(thread, layer->input_norm, NULL, num_rows);
-    const void *prepared = prepare(thread, &layer->packed, normed, num_rows);
+    const void *prepared = prepare(thread, &layer->packed, normed, num_rows, PACKED, 1);
     float *states = own(thread, step->layout.outputs); /* (num_rows, 3D) */
     for (int64_t head; (head = take(thread)) < model->num_heads;) {
         for (int part = 0; part < 3; part++) {
             const int64_t first = part * hidden + head * head_dim;
-            rows_multiply(&layer->packed, prepared, num_rows, first, first + head_dim, states + part * head_dim,
-                          3 * head_dim, thread->memory + step->layout.scratch);
+            multiply(thread, &layer->packed, prepared, PACKED, 0, first, first + head_dim, states + part * head_dim,
+                     3 * head_dim);
         }
         enter(step, cache, states, head);
         if (step->is_by_blocks) {
@@ -326,15 +376,15 @@ static int64_t chunk_of(const Weight *weight, int threads) {
 }
 
 /* Adds the product of `inputs` (num_rows, K) to the residual stream. */
-static void residual_stage(Thread *thread, const Weight *weight, const float *inputs) {
+static void residual_stage(Thread *thread, const Weight *weight, int number, const float *inputs) {
     const Step *step = thread->step;
     const StepModel *model = step->model;
     const int64_t num_rows = step->rows->num_rows, hidden = model->hidden_size, chunk = chunk_of(weight, step->threads);
-    const void *prepared = prepare(thread, weight, inputs, num_rows);
+    const void *prepared = prepare(thread, weight, inputs, num_rows, number, 1);
     float *residual = shared(step, step->layout.residual), *out = own(thread, step->layout.outputs);
     for (int64_t first; (first = take(thread) * chunk) < hidden;) {
         const int64_t last = smaller(first + chunk, hidden);
-        rows_multiply(weight, prepared, num_rows, first, last, out, chunk, thread->memory + step->layout.scratch);
+        multiply(thread, weight, prepared, number, 0, first, last, out, chunk);
         for (int64_t row = 0; row < num_rows; row++)
             step->functions->add(residual + row * hidden + first, out + row * chunk, last - first, model->number);
     }
@@ -346,13 +396,13 @@ static void gate_stage(Thread *thread, const StepLayer *layer) {
     const StepModel *model = step->model;
     const int64_t num_rows = step->rows->num_rows, inner = model->inner_size, chunk = chunk_of(&layer->gate, step->threads);
     const float *normed = normalized(thread, layer->middle_norm, NULL, num_rows);
-    const void *prepared = prepare(thread, &layer->gate, normed, num_rows);
+    const void *prepared = prepare(thread, &layer->gate, normed, num_rows, GATE, WEIGHTS_TOGETHER);
     float *active = shared(step, step->layout.active);
     float *gate = own(thread, step->layout.outputs), *up = gate + num_rows * MOST_CHUNK;
     for (int64_t first; (first = take(thread) * chunk) < inner;) {
         const int64_t last = smaller(first + chunk, inner);
-        rows_multiply(&layer->gate, prepared, num_rows, first, last, gate, chunk, thread->memory + step->layout.scratch);
-        rows_multiply(&layer->up, prepared, num_rows, first, last, up, chunk, thread->memory + step->layout.scratch);
+        multiply(thread, &layer->gate, prepared, GATE, 0, first, last, gate, chunk);
+        multiply(thread, &layer->up, prepared, UP, 1, first, last, up, chunk);
         for (int64_t row = 0; row < num_rows; row++)
             step->functions->gate(gate + row * chunk, up + row * chunk, active + row * inner + first, last - first,
                                   model->number);
@@ -366,7 +416,7 @@ static void logits_stage(Thread *thread) {
     const StepRows *rows = step->rows;
     const int64_t num_rows = rows->num_wanted, chunk = chunk_of(&model->head, step->threads);
     const float *normed = normalized(thread, model->final_norm, rows->wanted, num_rows);
-    const void *prepared = prepare(thread, &model->head, normed, num_rows);
+    const void *prepared = prepare(thread, &model->head, normed, num_rows, NO_WEIGHT, 0);
     float *out = own(thread, step->layout.outputs);
     const int64_t num_outputs = model->head.num_outputs;
     for (int64_t first; (first = take(thread) * chunk) < num_outputs;) {
@@ -379,13 +429,14 @@ static void logits_stage(Thread *thread) {
 
 static void run(Step *step, int index) {
     const StepModel *model = step->model;
-    Thread thread = {step, step->memory + step->layout.shared_size + index * step->layout.thread_size, index, 0};
+    Thread thread = {step, step->memory + step->layout.shared_size + index * step->layout.thread_size, index, 0, 0};
     for (int64_t i = 0; i < model->num_layers; i++) {
         const StepLayer *layer = &model->layers[i];
+        thread.layer = i;
         heads_stage(&thread, layer, &step->rows->caches[i]);
-        residual_stage(&thread, &layer->output, shared(step, step->layout.mixed));
+        residual_stage(&thread, &layer->output, OUTPUT, shared(step, step->layout.mixed));
         gate_stage(&thread, layer);
-        residual_stage(&thread, &layer->down, shared(step, step->layout.active));
+        residual_stage(&thread, &layer->down, DOWN, shared(step, step->layout.active));
     }
     if (step->rows->num_wanted) logits_stage(&thread);
 }

@@ -12,6 +12,17 @@
 
 enum { CACHE_NUMBERS = 0, CACHE_INT8 = 1 }; /* keys and values as the model computes them, or codes with scales */
 
+/* The five weights of a layer, by their numbers in the table of changes. */
+enum { PACKED, OUTPUT, GATE, UP, DOWN, WEIGHTS_OF_LAYER };
+
+/* What an adapter makes of a weight W (N, K): (W + up^T down), each row times its gain. All float32. */
+typedef struct {
+    const float *down; /* (R, K), its scaling included; NULL: the adapter leaves the weight as it is */
+    const float *up;   /* (R, N) */
+    const float *gain; /* (N,), or NULL */
+    int64_t rank;
+} LowRank;
+
 typedef struct {
     Weight packed, output, gate, up, down; /* (3C, C): queries, keys, values; (C, C); (I, C); (I, C); (C, I) */
     const uint16_t *input_norm, *middle_norm; /* (C,) numbers of the model */
@@ -26,6 +37,8 @@ typedef struct {
     float epsilon, scaling; /* of the norms; of the scores */
     int32_t number;         /* NUMBER_BFLOAT16 or NUMBER_FLOAT16 */
     int32_t cache_kind;
+    const LowRank *changes; /* (num_adapters, num_layers, WEIGHTS_OF_LAYER), or NULL */
+    int64_t most_rank;      /* of all changes */
 } StepModel;
 
 /* Where a layer keeps the keys and values of all sequences: (B, H, capacity, D) numbers or int8 codes, and for codes
@@ -46,6 +59,7 @@ typedef struct {
     const int64_t *wanted;      /* (num_wanted,): the rows that get logits */
     const int64_t *pages;       /* (B, capacity / KEYS_OF_BLOCK): the page of each block of a sequence, whose rows
                                    see it from place 0 on; or NULL: a cache without pages */
+    const int64_t *adapter;     /* (num_rows,): the adapter of each row, below 0: none; or NULL: of none of them */
     uint16_t *logits;           /* (num_wanted, V) */
     void *scratch;              /* `baichuan2_step_room` bytes, 64-byte aligned */
     int64_t num_rows, num_wanted, capacity;
