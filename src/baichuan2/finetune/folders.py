@@ -37,6 +37,7 @@ FINAL = "model"
 FILES_RECORD = "files.json"
 """In each checkpoint: the size of every other file, by its path in the folder."""
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+NAMES = ".names.json"
 DESCRIPTIONS = ("config.json", "adapter_config.json")
 LAST = "config.json"
 """Moved in after all other files: a folder without it is no model to anybody."""
@@ -83,24 +84,28 @@ def move_files_in(staging: Path, output_dir: Path) -> None:
     """
     complete = output_dir / (COMPLETE + FINAL)
     if staging != complete:
+        names = sorted(path.name for path in staging.iterdir())
+        (staging / NAMES).write_text(json.dumps(names), encoding="utf-8")
+        _sync(staging / NAMES)
         shutil.rmtree(complete, ignore_errors=True)
         staging.rename(complete)
         _sync(output_dir)
-    names = sorted((path.name for path in complete.iterdir()), key=lambda name: (name == LAST, name))
+    # also those that a killed run has moved already: without the list they would look like an older model's
+    names = json.loads((complete / NAMES).read_text(encoding="utf-8"))
     stale = _stale_weights(output_dir, names)
-    if stale or sum(_holds_weights(name) for name in names) > 1:
-        with contextlib.suppress(FileNotFoundError):
-            if (complete / LAST).exists():
-                (output_dir / LAST).unlink()
+    if (complete / LAST).exists() and (stale or sum(map(_holds_weights, names)) > 1):
+        (output_dir / LAST).unlink(missing_ok=True)
     for path in stale:
         path.unlink()
-    for name in names:
+    for name in sorted(names, key=lambda name: name == LAST):
+        if not (complete / name).exists():
+            continue
         target = output_dir / name
         if target.is_dir():
             shutil.rmtree(target)
         (complete / name).replace(target)
     _sync(output_dir)
-    complete.rmdir()
+    shutil.rmtree(complete)
 
 
 def put_in_order(output_dir: Path) -> None:
@@ -108,10 +113,10 @@ def put_in_order(output_dir: Path) -> None:
     if not output_dir.is_dir():
         return
     complete = output_dir / (COMPLETE + FINAL)
-    if complete.is_dir():
+    if (complete / NAMES).is_file():
         move_files_in(complete, output_dir)
     for path in output_dir.iterdir():
-        if path.name.startswith((STAGING, DELETED)):
+        if path.name.startswith((STAGING, DELETED, COMPLETE)):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -1,6 +1,7 @@
 """The loss of a run as a file for programs, `loss.jsonl`, and as a picture for people, `loss.png`."""
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ __all__ = ["LossCurve"]
 
 LOG = "loss.jsonl"
 PICTURE = "loss.png"
+SECONDS_BETWEEN = 60.0  # drawing takes a good part of a second
 
 
 class LossCurve:
@@ -27,6 +29,7 @@ class LossCurve:
         self._output_dir = output_dir
         self._note = note
         self._has_failed = False
+        self._drawn = time.monotonic()
         self._lines = [dict(entry) for entry in history if "loss" in entry or "eval_loss" in entry]
         with self._told():
             write_text(output_dir / LOG, "".join(map(_line, self._lines)))
@@ -37,17 +40,19 @@ class LossCurve:
         with self._told(), (self._output_dir / LOG).open("a", encoding="utf-8") as file:
             file.write(_line(values))
 
-    def draw(self) -> None:
-        """The picture anew; nothing where matplotlib is missing, which the first try tells."""
-        if self._has_failed or not self._lines:
+    def draw(self, *, is_last: bool = False) -> None:
+        """The picture anew, where that is not too soon; nothing without matplotlib, which the first try tells."""
+        is_due = is_last or time.monotonic() - self._drawn >= SECONDS_BETWEEN
+        if self._has_failed or not self._lines or not is_due:
             return
+        self._drawn = time.monotonic()
         with self._told():
             try:
                 from matplotlib.figure import Figure
             except ImportError:
                 self._fail("no loss.png: run  pip install 'baichuan2[train]'  for matplotlib")
                 return
-            figure = Figure(figsize=(7, 4), layout="tight")
+            figure = Figure(figsize=(7, 4))
             axes = figure.add_subplot(xlabel="step", ylabel="loss")
             for name, label, style in (("loss", "training", "-"), ("eval_loss", "held out", "o-")):
                 points = [(entry["step"], entry[name]) for entry in self._lines if name in entry]

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Sampler
 
 from baichuan2.finetune.folders import write_text
 
-__all__ = ["NumberedBatches", "NumberedRows", "NumberedStream", "StepBatches", "with_numbers"]
+__all__ = ["EpochSampler", "NumberedBatches", "NumberedRows", "NumberedStream", "StepBatches", "with_numbers"]
 
 ROW = "row_number"
 ROWS = "row_numbers"
@@ -55,6 +55,26 @@ class NumberedStream(IterableDataset[Item]):
 def with_numbers(dataset: Any) -> Any:
     """`dataset` with numbered items; as it is where its rows have no order of their own."""
     return NumberedStream(dataset) if isinstance(dataset, IterableDataset) else NumberedRows(dataset)
+
+
+class EpochSampler(Sampler[int]):
+    """A sampler that draws the order of each epoch from the epoch's number alone, whatever came before."""
+
+    def __init__(self, sampler: Any, seed: int) -> None:
+        self._sampler = sampler
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        self._sampler.generator = torch.Generator().manual_seed(self._seed + self._epoch)
+        return iter(self._sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next order is that epoch's."""
+        self._epoch = epoch
 
 
 class NumberedBatches:

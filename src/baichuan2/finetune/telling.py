@@ -118,7 +118,7 @@ class Telling(TrainerCallback):
         """The curve once more."""
         del args, state, control, kwargs
         if self._curve is not None:
-            self._curve.draw()
+            self._curve.draw(is_last=True)
 
     def _progress(
         self, state: Any, loss: float, speed: float, learning_rate: float | None, others: Mapping[str, float]

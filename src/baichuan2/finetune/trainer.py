@@ -18,12 +18,21 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from baichuan2.errors import BaichuanError, TrainingError
 from baichuan2.finetune import folders
+from baichuan2.finetune.fsdp import share_weights_on_processor
 from baichuan2.finetune.interrupts import Interrupts
 from baichuan2.finetune.run_record import write_record
-from baichuan2.finetune.step_batches import NumberedBatches, StepBatches, named_rows, save_batches, with_numbers
+from baichuan2.finetune.step_batches import (
+    EpochSampler,
+    NumberedBatches,
+    StepBatches,
+    named_rows,
+    save_batches,
+    with_numbers,
+)
 from baichuan2.finetune.telling import Telling
 from baichuan2.finetune.watching import Silence, Watcher
 from baichuan2.model.loss import IGNORED_LABEL
@@ -67,6 +76,11 @@ class BaichuanTrainer(Trainer):
         self.add_callback(_Steps(self))
         self.add_callback(self.telling)
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """The framework's accelerator, with FSDP on a processor too."""
+        super().create_accelerator_and_postprocess()
+        share_weights_on_processor(self)
+
     # Steps
 
     def get_train_dataloader(self) -> Any:
@@ -77,6 +91,11 @@ class BaichuanTrainer(Trainer):
             return super().get_train_dataloader()
         finally:
             self.train_dataset, self.data_collator = dataset, collator
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return EpochSampler(sampler, seed) if isinstance(sampler, LengthGroupedSampler) else sampler
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
