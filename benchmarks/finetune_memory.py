@@ -1,6 +1,6 @@
 """What `baichuan2 plan --train` says of real training runs, beside the memory that they take.
 
-    python benchmarks/finetune_memory.py [--only NAME] [--output FILE.json]
+    python benchmarks/finetune_memory.py [--only NAME] [--output FILE.json [--resume]]
 
 Each case is a run of `baichuan2 finetune` on random weights in a process of its own: two steps on rows of full length.
 "taken" is the highest resident memory of the process, less what was resident before the model was read (libraries and
@@ -68,20 +68,20 @@ ZERO = {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps":
 CASES = (
     Case("full", "rope-60M", 4, 256),
     Case("full, large batch", "rope-60M", 8, 512),
-    Case("full, checkpointing", "rope-60M", 8, 512, CHECKPOINTING),
-    Case("full, accumulation", "rope-60M", 4, 256, ("--gradient-accumulation-steps", "2")),
-    Case("full, AdamW of torch", "rope-60M", 2, 256, ("--optim", "adamw_torch")),
-    Case("full, 270M", "rope-270M", 1, 256),
-    Case("full, vocabulary 125,696", "rope-125k-words", 4, 256),
-    Case("full, ALiBi", "alibi-60M", 4, 512),
-    Case("packed rows", "rope-60M", 4, 512, ("--packing",)),
-    Case("LoRA", "rope-60M", 4, 512, LORA),
-    Case("LoRA, official", "rope-60M", 4, 512, ("--use_lora", "True")),
-    Case("LoRA, checkpointing", "rope-270M", 4, 512, (*LORA, *CHECKPOINTING)),
-    Case("LoRA, ALiBi", "alibi-60M", 4, 512, LORA),
-    Case("QLoRA", "rope-270M", 1, 512, ("--method", "qlora")),
+    Case("LoRA", "rope-60M", 4, 256, LORA),
+    Case("QLoRA", "rope-270M", 1, 256, ("--method", "qlora")),
+    Case("full, checkpointing", "rope-60M", 8, 256, CHECKPOINTING),
     Case("ZeRO-2, 2 processes", "rope-60M", 2, 256, (), 2, {**ZERO, "zero_optimization": {"stage": 2}}),
     Case("ZeRO-3, 2 processes", "rope-60M", 2, 256, (), 2, {**ZERO, "zero_optimization": {"stage": 3}}),
+    Case("full, ALiBi", "alibi-60M", 2, 512),
+    Case("full, 270M", "rope-270M", 1, 256),
+    Case("full, vocabulary 125,696", "rope-125k-words", 4, 256),
+    Case("LoRA, checkpointing", "rope-270M", 4, 256, (*LORA, *CHECKPOINTING)),
+    Case("full, accumulation", "rope-60M", 4, 256, ("--gradient-accumulation-steps", "2")),
+    Case("packed rows", "rope-60M", 4, 256, ("--packing",)),
+    Case("LoRA, official", "rope-60M", 4, 256, ("--use_lora", "True")),
+    Case("LoRA, ALiBi", "alibi-60M", 2, 512, LORA),
+    Case("full, AdamW of torch", "rope-60M", 2, 256, ("--optim", "adamw_torch")),
 )
 
 
@@ -106,7 +106,7 @@ def write_model(shape: str, folder: Path) -> None:
 
 def write_data(path: Path, rows: int) -> None:
     """Conversations that are longer than any row, so that rows are cut to their full length."""
-    text = "山高水长，风轻云淡。The river runs to the sea. " * 400
+    text = "山高水长，风轻云淡。The river runs to the sea. " * 60
     turns = [{"from": "human", "value": "?"}, {"from": "assistant", "value": text}]
     path.write_text(json.dumps([{"id": str(row), "conversations": turns} for row in range(rows)]), encoding="utf-8")
 
@@ -148,7 +148,7 @@ def measure(case: Case, models: Path) -> dict[str, Any]:
         write_model(case.shape, folder)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        write_data(scratch / "data.json", 64)
+        write_data(scratch / "data.json", 32)
         flags = {
             "--model-name-or-path": str(folder),
             "--data-path": str(scratch / "data.json"),
@@ -191,21 +191,31 @@ def main() -> None:
     parser.add_argument("--only", help="cases whose names hold this")
     parser.add_argument("--output", type=Path, help="write the JSON here as well")
     parser.add_argument("--models", type=Path, help="keep the random models here, for the next time")
+    parser.add_argument("--resume", action="store_true", help="leave out what --output holds already")
     options = parser.parse_args()
-    import torch
-    import transformers
-
+    done: list[dict[str, Any]] = []
+    if options.resume and options.output is not None and options.output.exists():
+        done = [item for item in json.loads(options.output.read_text())["cases"] if "error" not in item]
     print("| run | shape | rows | planned | taken | error |\n| --- | --- | --- | --- | --- | --- |", flush=True)
-    results = []
     with tempfile.TemporaryDirectory() as name:
         for case in CASES:
             if options.only is not None and options.only not in case.name:
                 continue
-            result = measure(case, options.models or Path(name))
-            results.append(result)
-            print(row_of(result), flush=True)
+            if case.name not in [item["name"] for item in done]:
+                done.append(measure(case, options.models or Path(name)))
+                if options.output is not None:
+                    options.output.write_text(json.dumps(summary(done), indent=1) + "\n", encoding="utf-8")
+            print(row_of(next(item for item in done if item["name"] == case.name)), flush=True)
+    print(json.dumps(summary(done)))
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Everything that was measured, and where."""
+    import torch
+    import transformers
+
     command = ["git", "rev-parse", "--short", "HEAD"]
-    summary = {
+    return {
         "command": " ".join(["python", "benchmarks/finetune_memory.py", *sys.argv[1:]]),
         "commit": subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT).stdout.strip(),
         "cases": results,
@@ -213,9 +223,6 @@ def main() -> None:
         "transformers": transformers.__version__,
         "machine": platform.processor() or platform.machine(),
     }
-    if options.output is not None:
-        options.output.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(summary))
 
 
 def row_of(result: dict[str, Any]) -> str:

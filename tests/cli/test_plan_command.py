@@ -171,3 +171,59 @@ def test_as_a_program_without_a_terminal():
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "cpu (16.0 GB, free 16.0 GB)" in done.stdout
+
+
+# --- training
+
+
+def test_training_table(capsys):
+    words = ["plan", "7B", "--train", "all", "--bf16", "--gpu", "24GB", "--batch", "4", "--gradient-checkpointing"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "7B: training, 4 x 512 tokens a device and pass, 1 devices, ZeRO 0, bfloat16" in out
+    table = rows(out)
+    assert table["memory for"] == ["full", "lora", "qlora"]
+    assert table["weights"] == ["30.0 GB", "15.0 GB", "5.4 GB"]
+    assert table["optimizer states"] == ["60.0 GB", "286.3 MB", "286.3 MB"]
+    assert table["gpu (24.0 GB, free 24.0 GB)"] == ["no", "fits", "fits"]
+    largest = table["largest batch"]
+    assert largest[0] == "-"
+    assert 4 <= int(largest[1]) < int(largest[2])
+    assert "float32 master weights" not in table  # parts that nobody has are left out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_training_in_chinese_and_as_json(capsys):
+    words = ["plan", "13B", "--train", "full", "--bf16", "--zero", "3", "--devices", "8", "--gpu", "80GB"]
+    assert main([*words, "--language", "zh", "--offload", "optimizer"]) == 0
+    out = capsys.readouterr().out
+    assert "训练" in out
+    assert "另占主内存" in out
+    assert main([*words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    (row,) = report["training"]
+    assert (report["model"], row["method"], row["optimizer"]) == ("13B", "full", 8 * 13_896_668_160 // 8)
+    assert (row["setup"]["zero"], row["setup"]["devices"], row["setup"]["context"]) == (3, 8, 512)
+    assert row["fits"]["gpu"]["verdict"] == "fits"
+    assert row["fits"]["gpu"]["largest_batch"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["7B", "--zero", "3"], "--zero needs --train full, lora, qlora or all"),
+        (["7B", "--bf16"], "--bf16 needs --train"),
+        (["7B", "--train", "dpo"], "--train: must be one of none, full, lora, qlora, all, got 'dpo'"),
+        (["7B", "--train", "full", "--zero", "4"], "--zero must lie in [0, 3], got 4"),
+        (["7B", "--train", "full", "--devices", "0"], "--devices must lie in [1, 65536], got 0"),
+        (["7B", "--train", "full", "--offload", "all", "--zero", "2"], "--offload all needs --zero 3 or more, got 2"),
+        (["7B", "--train", "lora", "--lora-targets", "lm_head"], "--lora-targets takes W_pack"),
+        (["7B", "--train", "lora", "--context", "5000"], "--context 5000: this model takes at most 4096 tokens"),
+        (["7B", "--train", "lora", "--kv-cache", "int8"], "--kv-cache int8 is for replies"),
+    ],
+)
+def test_a_mistake_in_a_plan_of_training(arguments, message, capsys):
+    assert main(["plan", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err

@@ -305,6 +305,8 @@ def plan_training(settings: PlanSettings, training: TrainingPlanSettings) -> Tra
         CheckpointError: there is no such model, or its config.json is not that of a Baichuan model.
         SettingsError: the context is longer than the model takes.
     """
+    if settings.kv_cache != "same":
+        raise SettingsError(f"--kv-cache {settings.kv_cache} is for replies: training keeps no cache")
     name, config, _, _ = find_config(settings)
     where = given_places(gpu=settings.gpu, memory=settings.memory)
     longest = config.model_max_length

@@ -82,7 +82,8 @@ def finetune(
         return _finished_before(output_dir, earlier)
     if changed is not None:
         watcher.note(changed)
-    watcher.note(check_memory(read_config(folder), folder.name, settings, arguments, longest=data.report.longest))
+    name = settings.model_name_or_path or "demo-base"
+    watcher.note(check_memory(read_config(folder), name, settings, arguments, longest=data.report.longest))
     logging.disable_progress_bar()  # there is one of our own
     set_seed(arguments.seed)  # adapters begin with random numbers
     model = starting_model(folder, settings, arguments)

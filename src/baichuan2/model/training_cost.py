@@ -131,15 +131,17 @@ def _kept_masks(config: BaichuanConfig, rows: Rows, numbers: Numbers) -> int:
 
 
 def layer_scratch(config: BaichuanConfig, rows: Rows, numbers: Numbers) -> int:
-    """Bytes that the way back through one layer holds at its fullest beside what was kept: gradients of its states."""
-    hidden, inner, wide = config.hidden_size, config.intermediate_size, numbers.compute
-    mlp = wide * 3 * inner + FLOAT32_BYTES * 2 * hidden
-    attention = wide * 6 * hidden + FLOAT32_BYTES * 3 * hidden
+    """Bytes that the way back through one layer holds at its fullest beside what was kept for it.
+
+    That is in the MLP: gradients of the layer's output and of the gated product, whose own values go then. Later, in
+    attention, what the MLP kept has gone, which is more than the gradients there; but for ALiBi's blocks of bias.
+    """
     bias = 0
     if config.position_embedding == "alibi":
         of_all = FLOAT32_BYTES * config.num_attention_heads * rows.tokens**2 * (rows.batch if rows.has_mask else 1)
         bias = 2 * min(BLOCK_BYTES, of_all)
-    return max(mlp * rows.places, attention * rows.places + bias)
+    mlp = numbers.compute * config.intermediate_size + FLOAT32_BYTES * 2 * config.hidden_size
+    return mlp * rows.places + bias
 
 
 def kept_around_layers(config: BaichuanConfig, rows: Rows, numbers: Numbers, *, trains_norm: bool) -> int:
