@@ -8,6 +8,7 @@ import torch
 from baichuan2.engine.aligned import cached_bytes
 from baichuan2.engine.batches import LEAST_ROWS
 from baichuan2.engine.generate import generate_tokens
+from baichuan2.engine.paged import PagedBatch
 from baichuan2.engine.sampling import Sampling
 from baichuan2.engine.scheduler import Request, Scheduler
 from baichuan2.errors import ContextLengthError, GenerationError, OverloadedError, SettingsError
@@ -89,6 +90,25 @@ def test_closing_the_iterator_frees_the_place():
     stream.close()
     assert len(list(scheduler.generate_tokens(request([5, 6], max_new_tokens=3)))) == 3
     scheduler.close()
+
+
+@pytest.mark.skipif(steps.most_rows(is_16_bits=True) < LEAST_ROWS, reason="replies are no steps in C here")
+def test_a_request_that_is_computed_alone_takes_guesses(monkeypatch):
+    model = tiny_model("7b", max_position_embeddings=512).to(torch.bfloat16)
+    done = []
+    step = PagedBatch.step
+    monkeypatch.setattr(PagedBatch, "step", lambda batch, parts: done.append(parts) or step(batch, parts))
+    scheduler = Scheduler(model, max_running=1)
+    found, num_steps = [], []
+    for draft_tokens in (0, 7):
+        asked = request([5, 6, 7] * 20, max_new_tokens=64, draft_tokens=draft_tokens)
+        found.append([step.token_id for step in scheduler.generate_tokens(asked)])
+        num_steps.append(len(done))
+        done.clear()
+    scheduler.close()
+    assert found[0] == found[1]
+    assert num_steps[0] >= 64
+    assert num_steps[1] < num_steps[0] - 3
 
 
 PROMPTS = [

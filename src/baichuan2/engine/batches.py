@@ -25,9 +25,10 @@ class Batches:
         """See `Scheduler`; raises SettingsError when the memory holds not even one context."""
         self._model: Any = model
         self._kv_cache = kv_cache
-        self.most_sequences = max_running if _suits_company(model) else 1
+        suits_company = _suits_company(model)
+        self.most_sequences = max_running if suits_company else 1
         """How many can be computed together."""
-        self._processor = _steps_of(model) if self.most_sequences > 1 else None
+        self._processor = _steps_of(model) if suits_company else None  # one alone too: steps take guesses
         self._pages = page_shape(model, kv_cache) if self._processor is not None else None
         context = int(min(context_length(model), UNBOUNDED))
         if self._pages is not None:
