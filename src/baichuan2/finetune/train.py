@@ -1,5 +1,8 @@
 """One fine-tuning run, from settings to a folder that loads: data, model, trainer, and what is saved at the end."""
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,7 +89,8 @@ def finetune(
     watcher.note(check_memory(read_config(folder), name, settings, arguments, longest=data.report.longest))
     logging.disable_progress_bar()  # there is one of our own
     set_seed(arguments.seed)  # adapters begin with random numbers
-    model = starting_model(folder, settings, arguments)
+    with _without_others_warnings():
+        model = starting_model(folder, settings, arguments)
     model.generation_config = _generation_config(folder, settings)
     trainer = _trainer(settings, arguments, data, model=model, tokenizer=tokenizer, watcher=watcher, record=record)
     if arguments.should_save:
@@ -175,12 +179,20 @@ def _checkpoint_bytes(model: Any, settings: FinetuneSettings) -> int:
     return 12 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
+@contextlib.contextmanager
+def _without_others_warnings() -> Iterator[None]:
+    """What libraries tell each other about names of the future is nothing that a user could do anything about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
 def _run(trainer: BaichuanTrainer, checkpoint: Path | None, dtype: torch.dtype | None) -> FinetuneResult:
     """Trains, and saves the model unless a signal ended the run."""
     output_dir = Path(trainer.args.output_dir)
     telling = trainer.telling
     try:
-        with catch_interrupts(telling.watcher.stopping) as trainer.interrupts:
+        with _without_others_warnings(), catch_interrupts(telling.watcher.stopping) as trainer.interrupts:
             outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
             if not trainer.is_interrupted:
                 trainer.save_final(dtype)
