@@ -1,10 +1,13 @@
 """NormHead: the output head of Baichuan 2, whose logits are products with unit-length rows (arXiv 2309.10305, §2.3)."""
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baichuan2.model.linear_loss import LossRequest, linear_loss
+if TYPE_CHECKING:
+    from baichuan2.model.linear_loss import LossRequest
 
 
 class OutputHead(nn.Linear):
@@ -17,9 +20,11 @@ class OutputHead(nn.Linear):
     computes_loss = True
     is_normalized = False
 
-    def forward(self, hidden_states: Tensor, request: LossRequest | None = None) -> Tensor:
+    def forward(self, hidden_states: Tensor, request: "LossRequest | None" = None) -> Tensor:
         """Logits (..., V) of `hidden_states` (..., C), or what `request` asks for of (B, T, C); see `linear_loss`."""
         if request is not None:
+            from baichuan2.model.linear_loss import linear_loss  # brings torch._dynamo, needless for replies
+
             return linear_loss(hidden_states, self.weight, request, is_normalized=self.is_normalized)
         return F.linear(hidden_states, self.weight, self.bias)
 
@@ -77,7 +82,7 @@ class NormHead(OutputHead):
         assert self._normalized is not None
         return self._normalized
 
-    def forward(self, hidden_states: Tensor, request: LossRequest | None = None) -> Tensor:
+    def forward(self, hidden_states: Tensor, request: "LossRequest | None" = None) -> Tensor:
         """Logits (..., V) of `hidden_states` (..., C), or what `request` asks for of (B, T, C); see `linear_loss`."""
         if request is not None:
             if self.training:
