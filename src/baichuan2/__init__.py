@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from baichuan2.model.tokenization_baichuan import BaichuanTokenizer as BaichuanTokenizer
     from baichuan2.settings.finetuning import FinetuneSettings as FinetuneSettings
     from baichuan2.settings.models import LoadSettings as LoadSettings
+    from baichuan2.settings.models import MergeSettings as MergeSettings
     from baichuan2.settings.models import PlanSettings as PlanSettings
     from baichuan2.settings.models import QuantizeSettings as QuantizeSettings
     from baichuan2.settings.replies import ChatSettings as ChatSettings
@@ -80,7 +81,7 @@ _MODULES = {
     "model.modeling_baichuan": ("BaichuanForCausalLM", "BaichuanModel"),
     "model.tokenization_baichuan": ("BaichuanTokenizer",),
     "settings.finetuning": ("FinetuneSettings",),
-    "settings.models": ("LoadSettings", "PlanSettings", "QuantizeSettings"),
+    "settings.models": ("LoadSettings", "MergeSettings", "PlanSettings", "QuantizeSettings"),
     "settings.replies": ("ChatSettings", "OutputSettings", "RunSettings", "SamplingSettings"),
     "settings.serving": ("ServeSettings", "WebSettings"),
 }
@@ -89,6 +90,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists them
     "load_model",
     "LoadedModel",
+    "MergeSettings",
     "reply",
     "stream_reply",
     "stream_completion",

@@ -71,6 +71,8 @@ class Words:
     train_host: str
     train_largest: str
     train_note: str
+    merge_start: str
+    merge_done: str
     quantize_start: str
     quantize_layers: str
     quantize_resumed: str
@@ -182,6 +184,8 @@ CHINESE = Words(
         "1 GB = 10^9 字节；所有数字均为单个设备。峰值：梯度与激活值并非同时占满，因此小于各项之和。"
         "勉强：剩余不足二十分之一。"
     ),
+    merge_start="正在把适配器 {adapter} 并入模型，写入 {target} ……",
+    merge_done="完成：{target}，{size}，改动了 {count} 个权重，用时 {seconds:.0f} 秒。",
     quantize_start="正在把 {source} 量化为 {format}，写入 {target} ……",
     quantize_layers="层",
     quantize_resumed="接着上次的进度：{total} 层中已有 {count} 层完成。",
@@ -295,6 +299,8 @@ ENGLISH = Words(
         "1 GB = 10^9 bytes; all figures are those of one device. Gradients and activations are never whole at once, so "
         "the fullest moment is less than the sum. tight: less than a twentieth stays free."
     ),
+    merge_start="putting {adapter} into the weights of its model, to {target} ...",
+    merge_done="done: {target}, {size}, {count} weights changed, {seconds:.0f} s",
     quantize_start="writing {source} as {format} to {target} ...",
     quantize_layers="layers",
     quantize_resumed="going on where the last run stopped: {count} of {total} layers were finished",

@@ -59,6 +59,11 @@ class QuantizedLinear(UncastBuffers):
         self.in_features = in_features
         self.out_features = out_features
 
+    @property
+    def qweight(self) -> Tensor:
+        """What is stored, by the name at which the peft library looks for a layer's device."""
+        return next(self.buffers())
+
     def dequantize(self, dtype: torch.dtype = torch.float32, rows: slice = slice(None)) -> Tensor:
         """The weight (N, K), or the rows asked for, in `dtype`."""
         raise NotImplementedError

@@ -6,7 +6,7 @@ own value". Precedence: flag, then environment variable, then the checkpoint, th
 
 from baichuan2.settings.fields import check_bounds, flag_name, parse_bytes, setting
 from baichuan2.settings.finetuning import FinetuneSettings
-from baichuan2.settings.models import LoadSettings, PlanSettings, QuantizeSettings
+from baichuan2.settings.models import LoadSettings, MergeSettings, PlanSettings, QuantizeSettings
 from baichuan2.settings.replies import ChatSettings, OutputSettings, RunSettings, SamplingSettings
 from baichuan2.settings.serving import ServeSettings, WebSettings
 from baichuan2.settings.training_plans import TrainingPlanSettings
@@ -15,6 +15,7 @@ __all__ = [
     "ChatSettings",
     "FinetuneSettings",
     "LoadSettings",
+    "MergeSettings",
     "OutputSettings",
     "PlanSettings",
     "QuantizeSettings",

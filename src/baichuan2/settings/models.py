@@ -207,3 +207,28 @@ class QuantizeSettings:
                 raise SettingsError(f"{flag} {value} works for --format int8 and int4 only, got {self.format}")
         if self.codebook is not None and self.format != "int4":
             raise SettingsError(f"--codebook works for --format int4 only, got {self.format}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeSettings:
+    """Which adapter becomes part of which model, and where that is written."""
+
+    adapter: str | None = setting(
+        None, "adapter folder that baichuan2 finetune or peft wrote", metavar="ADAPTER", is_positional=True
+    )
+    target: str | None = setting(
+        None, "folder to write, which must not exist yet", metavar="TARGET", is_positional=True
+    )
+    base: str | None = setting(
+        None,
+        "model with all its bits that the adapter is put into; not given: the one that it was trained on",
+        metavar="PATH_OR_ID",
+    )
+    revision: str | None = setting(None, "branch, tag or commit of the model on the hub", metavar="REV")
+    offline: bool = setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
+    language: Literal["auto", "zh", "en"] = setting(
+        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
+    )
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
