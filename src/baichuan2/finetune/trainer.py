@@ -22,7 +22,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from baichuan2.errors import BaichuanError, TrainingError
 from baichuan2.finetune import folders
-from baichuan2.finetune.fsdp import share_weights_on_processor
+from baichuan2.finetune.fsdp import gathered, share_weights_on_processor
 from baichuan2.finetune.interrupts import Interrupts
 from baichuan2.finetune.run_record import write_record
 from baichuan2.finetune.step_batches import (
@@ -310,6 +310,8 @@ class BaichuanTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The framework's; the final model in the number format that was asked for."""
         dtype = self._final_dtype
+        if state_dict is not None:
+            state_dict = gathered(state_dict)
         if dtype is None:
             super()._save(output_dir, state_dict)
             return

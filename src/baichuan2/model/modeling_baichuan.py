@@ -67,7 +67,9 @@ class BaichuanPreTrainedModel(PreTrainedModel):
     config_class = BaichuanConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar[list[str]] = ["DecoderLayer"]
+    # the head is a unit of its own under FSDP: accelerate takes what has Norm in its name for the last norm of a model
+    # with adapters, and would then split the head twice
+    _no_split_modules: ClassVar[list[str]] = ["DecoderLayer", "NormHead"]
     _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values", "cache", "kv_cache"]
     _supports_sdpa = True
     _supports_flex_attn = True
