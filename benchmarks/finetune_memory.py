@@ -3,9 +3,9 @@
     python benchmarks/finetune_memory.py [--only NAME] [--output FILE.json [--resume]]
 
 Each case is a run of `baichuan2 finetune` on random weights in a process of its own: two steps on rows of full length.
-"taken" is the highest resident memory of the process, less what was resident before the model was read (libraries and
-tokenizer); "planned" is the estimate without the program itself. With two processes it is the larger of both. The last
-line is JSON.
+"taken" is the highest resident memory of the process from the first step on, less what was resident before the model
+was read (libraries and tokenizer); "planned" is the estimate without the program itself. With two processes it is the
+larger of both. The last line is JSON.
 """
 
 import argparse
@@ -133,8 +133,15 @@ def child(folder: Path, arguments: list[str]) -> None:
         seen.update(before=before.resident, planned=asdict(needed), beside_program=needed.beside_program)
         return needed, free
 
-    memory_check.check_training_fits = look
-    assert train.check_memory is memory_check.check_memory
+    def load(*given: Any) -> Any:
+        """Weights may be mapped from files whose pages count as resident until they are dropped: a peak of its own."""
+        model = starting_model(*given)
+        seen.update(loading=process_memory().peak)
+        reset_peak()
+        return model
+
+    starting_model = train.starting_model
+    memory_check.check_training_fits, train.starting_model = look, load
     code = main(["finetune", *arguments])
     seen["peak"] = process_memory().peak
     line = json.dumps({"code": code, "rank": os.environ.get("RANK", "0"), **seen})
@@ -177,9 +184,9 @@ def measure(case: Case, models: Path) -> dict[str, Any]:
         results = [json.loads(path.read_text()) for path in sorted(scratch.glob("[0-9].json"))]
         if not results or any(item["code"] for item in results):
             return {**asdict(case), "error": (done.stderr or done.stdout)[-2000:]}
-    taken = max(item["peak"] - item["before"] for item in results)
+    taken, loading = (max(item[name] - item["before"] for item in results) for name in ("peak", "loading"))
     planned = results[0]["beside_program"]
-    return {**asdict(case), "taken": taken, "planned": planned, "parts": results[0]["planned"]}
+    return {**asdict(case), "taken": taken, "planned": planned, "loading": loading, "parts": results[0]["planned"]}
 
 
 def main() -> None:
