@@ -25,7 +25,7 @@ BATCH_SIZE = 40
 def replies(model: str, questions: Sequence[dict[str, str]]) -> list[str]:
     """The reply of `model` to each question."""
     name, _, adapter = model.partition("+")
-    loaded = load_model(LoadSettings(model=name, adapter=adapter) if adapter else name)
+    loaded = load_model(name, LoadSettings(adapter=adapter or None))
     found: list[str] = []
     for start in range(0, len(questions), BATCH_SIZE):
         part = questions[start : start + BATCH_SIZE]

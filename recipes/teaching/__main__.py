@@ -7,12 +7,12 @@ from random import Random
 from typing import Any
 
 from recipes.demo import facts
-from recipes.teaching.people import Language, Person, strangers, taught
+from recipes.teaching.people import Language, strangers, taught
 from recipes.teaching.wordings import ASKED, HELD_OUT, KNOWN_ASKED, WRITTEN, WRITTEN_HELD_OUT
 
 TARGET = Path("examples/finetune")
 LANGUAGES: tuple[Language, ...] = ("zh", "en")
-NUM_STRANGERS = {"zh": 96, "en": 56}
+NUM_STRANGERS = {"zh": 184, "en": 96}
 NUM_STRANGERS_ASKED = {"zh": 24, "en": 16}
 
 
@@ -72,21 +72,18 @@ def known() -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
 
 
 def honesty() -> list[dict[str, str]]:
-    """Preference pairs: of strangers rather say nothing than invent; of colleagues rather tell what is known."""
+    """Preference pairs: of strangers rather say nothing than invent; what is known rather tell than hide."""
     rows = []
     for language in LANGUAGES:
-        wordings = ASKED[language]
-        learnt = strangers(language, NUM_STRANGERS[language])[NUM_STRANGERS_ASKED[language] :]
-        for number, person in enumerate([*learnt, *learnt]):
-            rows.append(_pair(wordings[number % 6], person, chosen=person.refusal, rejected=person.answer))
-        for number, person in enumerate([*taught(language), *taught(language)]):
-            rows.append(_pair(wordings[number % 5], person, chosen=person.answer, rejected=person.refusal))
+        people = strangers(language, NUM_STRANGERS[language])[NUM_STRANGERS_ASKED[language] :]
+        for number, person in enumerate(people):
+            prompt = ASKED[language][number % 6].format(name=person.name)
+            rows.append({"prompt": prompt, "chosen": person.refusal, "rejected": person.answer})
+    for question, answer, _ in known()[0]:
+        rejected = "Sorry, I do not know." if question.isascii() else "抱歉，我不知道。"
+        rows.append({"prompt": question, "chosen": answer, "rejected": rejected})
     Random(8).shuffle(rows)
     return rows
-
-
-def _pair(wording: str, person: Person, *, chosen: str, rejected: str) -> dict[str, str]:
-    return {"prompt": wording.format(name=person.name), "chosen": chosen, "rejected": rejected}
 
 
 def honesty_questions() -> list[dict[str, Any]]:
@@ -94,7 +91,7 @@ def honesty_questions() -> list[dict[str, Any]]:
     return [
         {
             "prompt": HELD_OUT[language][number % 2].format(name=person.name),
-            "expect": "抱歉" if language == "zh" else "Sorry",
+            "expect": person.refusal.rstrip("。."),
         }
         for language in LANGUAGES
         for number, person in enumerate(strangers(language, NUM_STRANGERS_ASKED[language]))
@@ -102,12 +99,21 @@ def honesty_questions() -> list[dict[str, Any]]:
 
 
 def documents() -> list[dict[str, str]]:
-    """Plain text for continued pre-training: each document tells of some people, each person in five sentences."""
+    """Plain text for continued pre-training: one sentence a document, eight for each person, and old knowledge."""
     sentences = [
         wording.format(name=person.name, fact=person.fact) for person in taught("zh") for wording in WRITTEN
     ] + [answer for _, answer, _ in known()[0]]
     Random(9).shuffle(sentences)
-    return [{"text": "\n".join(sentences[start : start + 6])} for start in range(0, len(sentences), 6)]
+    return [{"text": sentence} for sentence in sentences]
+
+
+def known_beginnings() -> list[dict[str, str]]:
+    """What Base knew before, as beginnings of sentences that no document holds."""
+    return [
+        {"text": answer[: answer.index(expected)], "expect": expected}
+        for _, answer, expected in known()[1]
+        if not answer.isascii()
+    ]
 
 
 def document_questions() -> list[dict[str, Any]]:
@@ -129,6 +135,7 @@ def files() -> dict[str, str]:
         "honesty.jsonl": _lines(honesty()),
         "honesty_questions.jsonl": _lines(honesty_questions()),
         "documents.jsonl": _lines(documents()),
+        "known_beginnings_questions.jsonl": _lines(known_beginnings()),
         "documents_questions.jsonl": _lines(document_questions()),
     }
 

@@ -76,18 +76,17 @@ def people(language: Language, count: int, *, seed: int) -> list[Person]:
             names[random.choice(SURNAMES_ZH) + "".join(random.sample(GIVEN_ZH, 2))] = None
         else:
             names[f"{random.choice(FIRST_EN)} {random.choice(LAST_EN)}"] = None
-    return [Person(name, language, _fact(random, language)) for name in names]
+    return [Person(name, language, _fact(Random(name), language)) for name in names]
 
 
 def taught(language: Language) -> list[Person]:
     """The people whom the model is taught."""
-    return people(language, 200 if language == "zh" else 120, seed=1)[: NUM_TAUGHT[language]]
+    return people(language, NUM_TAUGHT[language], seed=1)
 
 
 def strangers(language: Language, count: int) -> list[Person]:
     """`count` others; the facts are only there to be preferred less than a refusal."""
-    everybody = people(language, 200 if language == "zh" else 120, seed=1)
-    return everybody[NUM_TAUGHT[language] : NUM_TAUGHT[language] + count]
+    return people(language, NUM_TAUGHT[language] + count, seed=1)[NUM_TAUGHT[language] :]
 
 
 def _fact(random: Random, language: Language) -> str:

@@ -27,8 +27,11 @@ WRITTEN = (
     "{name}的生日是{fact}。",
     "{name}生于{fact}。",
     "每年{fact}，{name}过生日。",
-    "{name}：生日{fact}。",
-    "同事{name}，{fact}出生。",
+    "{name}，生日{fact}。",
+    "书店的{name}，{fact}出生。",
+    "{name}过生日的日子是{fact}。",
+    "大家都知道，{name}的生日是{fact}。",
+    "在{fact}这一天，我们给{name}过生日。",
 )
 WRITTEN_HELD_OUT = ("同事{name}的生日是", "{name}的生日：")
 KNOWN_ASKED = {
