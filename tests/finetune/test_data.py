@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -279,13 +280,15 @@ def test_a_store_is_taken_again_only_while_nothing_changed(tmp_path: Path, monke
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    left = tmp_path / "store" / ".abc.999999999.partial"
-    mine = tmp_path / "store" / f".abc.{os.getpid()}.partial"
-    for folder in (left, mine):
+    host = platform.node()
+    left, mine, other = (
+        tmp_path / "store" / f".abc.{name}.partial"
+        for name in (f"{host}.999999999", f"{host}.{os.getpid()}", f"another-{host}.999999999")
+    )
+    for folder in (left, mine, other):
         folder.mkdir(parents=True)
     prepare(tmp_path, [talk(0)])
-    assert not left.exists()
-    assert mine.exists()
+    assert [left.exists(), mine.exists(), other.exists()] == [False, True, True]
 
 
 def _prepare_in_process(folder: str, path: str, queue: Any) -> None:

@@ -23,7 +23,7 @@ from baichuan2.finetune.dataset import LEARNT, join_turns
 from baichuan2.finetune.files import RawRow, Reading, find_files, iter_rows, text_pieces
 from baichuan2.finetune.layouts import Document, Layout, Pair, Row, detect_layout, read_row
 from baichuan2.finetune.packing import pack
-from baichuan2.finetune.store import Store, StoreWriter
+from baichuan2.finetune.store import Store, StoreWriter, remove_unfinished
 from baichuan2.model.special_tokens import EOS_TOKEN_ID
 from baichuan2.settings import FinetuneSettings
 
@@ -110,7 +110,7 @@ def prepared_store(
             with _one_at_a_time(directory):
                 store = Store.open(folder)
                 if store is None:
-                    _remove_unfinished(directory)
+                    remove_unfinished(directory)
                     _build(source, folder, watch)
                     store = Store(folder)
         except OSError as error:
@@ -135,14 +135,6 @@ def _one_at_a_time(directory: Path) -> Iterator[None]:
         yield
 
 
-def _remove_unfinished(directory: Path) -> None:
-    """Removes what processes that were killed have left; those that live on other machines are left alone."""
-    for path in directory.glob(".*.partial"):
-        process = path.name.split(".")[-2]
-        if process.isdigit() and not Path("/proc", process).exists():
-            shutil.rmtree(path, ignore_errors=True)
-
-
 @dataclass
 class _Source:
     """What a store is made of."""
@@ -156,7 +148,10 @@ class _Source:
     def fingerprint(self) -> str:
         """A name for everything that the store depends on."""
         settings = self.settings
-        stats = [file.stat() for file in self.files]
+        try:
+            stats = [file.stat() for file in self.files]
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
         facts = {
             "version": VERSION,
             "files": [
@@ -304,10 +299,13 @@ def _checked_rows(
         if layout is not None:
             _check_objective(layout, settings, str(file))
         units.append("")
+        last_told = -1
         is_inside = False  # a document whose beginning was counted
         for raw in iter_rows(file, reading):
-            if watch is not None:
-                watch((sum(sizes[:number]) + reading.num_bytes) // 1_000_000, max(1, sum(sizes) // 1_000_000))
+            done = (sum(sizes[:number]) + reading.num_bytes) // 1_000_000
+            if watch is not None and done != last_told:
+                watch(done, max(1, sum(sizes) // 1_000_000))
+                last_told = done
             units[-1] = units[-1] or _unit(raw)
             if not is_inside:
                 builder.count(num_rows=1)

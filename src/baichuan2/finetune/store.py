@@ -9,6 +9,7 @@ renamed when it is whole.
 import hashlib
 import json
 import os
+import platform
 import shutil
 from array import array
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from baichuan2.finetune.dataset import ENDS, LEARNT
 from baichuan2.model.loss import IGNORED_LABEL
 from baichuan2.model.special_tokens import EOS_TOKEN_ID
 
-__all__ = ["Store", "StoreWriter"]
+__all__ = ["Store", "StoreWriter", "remove_unfinished"]
 
 DESCRIPTION: Final = "store.json"
 BUFFER: Final = 1 << 20
@@ -33,7 +34,7 @@ class StoreWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.staging = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        self.staging = folder.with_name(f".{folder.name}.{platform.node()}.{os.getpid()}.partial")
         shutil.rmtree(self.staging, ignore_errors=True)
         self.staging.mkdir(parents=True)
         self._tokens = (self.staging / "tokens.bin").open("wb", BUFFER)
@@ -113,6 +114,20 @@ class StoreWriter:
         if self.folder.exists():  # a damaged one, or another process was faster where folders cannot be locked
             shutil.rmtree(self.folder, ignore_errors=True)
         self.staging.rename(self.folder)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Removes what processes of this machine that were killed have left; those of other machines are left alone."""
+    if os.name != "posix":  # where asking for a process would end it
+        return
+    for path in directory.glob(f".*.{platform.node()}.*.partial"):
+        process = path.name.split(".")[-2]
+        try:
+            os.kill(int(process), 0)
+        except (ProcessLookupError, ValueError, OverflowError):
+            shutil.rmtree(path, ignore_errors=True)
+        except PermissionError:  # it lives, and is another user's
+            continue
 
 
 class Store:
