@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
-from baichuan2.model.norm_head import NormHead
+from baichuan2.model.norm_head import NormHead, OutputHead
 from tests.tiny import SIZES, Size, random_ids, tiny_model
 
 WIDTH, ROWS = 16, 24
@@ -241,7 +241,7 @@ def test_resizing_works_with_the_frameworks_own_mean() -> None:
 
 def test_version_one_has_a_plain_head() -> None:
     model = tiny_model("7b", normalized_head=False)
-    assert type(model.lm_head) is nn.Linear
+    assert type(model.lm_head) is OutputHead
     ids = random_ids(1, 5)
     with torch.no_grad():
         plain = model(ids, output_hidden_states=True)
