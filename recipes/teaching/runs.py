@@ -47,7 +47,8 @@ RUNS = {
     "dpo": Run(
         "demo",
         "honesty.jsonl",
-        "--objective dpo --dpo-sft-weight 0.5 --learning-rate 2e-4 --num-train-epochs 2 --per-device-train-batch-size 8",
+        "--objective dpo --dpo-sft-weight 0.5 --learning-rate 2e-4 --num-train-epochs 2 "
+        "--per-device-train-batch-size 8",
         ("honesty", "known"),
     ),
     "pretrain": Run(
