@@ -78,4 +78,5 @@ class EarlyStopping(TrainerCallback):
         waited = len(values) - 1 - values.index(min(values))
         if waited >= self._patience:
             control.should_training_stop = True
-            self._note(f"early stopping: {name} has not become better for {waited} evaluations")
+            times = "evaluations" if waited > 1 else "evaluation"
+            self._note(f"early stopping: {name} has not become better for {waited} {times}")
