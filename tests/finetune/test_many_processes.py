@@ -137,24 +137,29 @@ def test_a_wrong_flag_is_told_once_under_torchrun(tmp_path):
 
 
 @pytest.mark.slow
-def test_zero_and_fsdp_go_on_where_they_stopped(tmp_path):
-    for name, flags in (("zero3", ZERO3), ("fsdp", FSDP)):
-        saving = f"{EACH_TWO} {flags} --save_strategy steps --save_steps 1"
-        codes = run_all(tmp_path, {name: (2, saving)})
-        assert set(codes[name]) == {"0"}, (tmp_path / f"{name}.log").read_text()
-        whole = losses(tmp_path / name)
-        stopped = tmp_path / name
-        shutil.rmtree(stopped / "checkpoint-3")
-        shutil.rmtree(stopped / "checkpoint-2")
-        for file in stopped.iterdir():
-            if file.is_file() and file.name != "training_run.json":
-                file.unlink()
-        record = json.loads((stopped / "training_run.json").read_text())
-        record.pop("finished", None)
-        (stopped / "training_run.json").write_text(json.dumps(record))
-        again = f"{name}:again"
-        codes = run_all(tmp_path, {again: (2, f"{saving} --resume_from_checkpoint True")})
-        assert set(codes[again]) == {"0"}, (tmp_path / f"{again}.log").read_text()
+@pytest.mark.parametrize(("name", "flags"), [("zero3", ZERO3), ("fsdp", FSDP)])
+def test_zero_goes_on_where_it_stopped_and_fsdp_says_that_it_cannot(name, flags, tmp_path):
+    saving = f"{EACH_TWO} {flags} --save_strategy steps --save_steps 1"
+    codes = run_all(tmp_path, {name: (2, saving)})
+    assert set(codes[name]) == {"0"}, (tmp_path / f"{name}.log").read_text()
+    stopped = tmp_path / name
+    whole = losses(stopped)
+    shutil.rmtree(stopped / "checkpoint-3")
+    shutil.rmtree(stopped / "checkpoint-2")
+    for file in stopped.iterdir():
+        if file.is_file() and file.name != "training_run.json":
+            file.unlink()
+    record = json.loads((stopped / "training_run.json").read_text())
+    record.pop("finished", None)
+    (stopped / "training_run.json").write_text(json.dumps(record))
+    again = f"{name}:again"
+    codes = run_all(tmp_path, {again: (2, f"{saving} --resume_from_checkpoint True")})
+    log = (tmp_path / f"{again}.log").read_text()
+    if name == "fsdp":
+        assert set(codes[again]) == {"2"}
+        assert "error: a run with --fsdp cannot go on from a checkpoint on a processor" in log
+    else:
+        assert set(codes[again]) == {"0"}, log
         assert losses(stopped) == pytest.approx(whole, rel=1e-5)
 
 

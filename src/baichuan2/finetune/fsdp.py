@@ -4,7 +4,9 @@ from typing import Any
 
 from torch.distributed.tensor import DTensor
 
-__all__ = ["gathered", "share_weights_on_processor"]
+from baichuan2.errors import SettingsError
+
+__all__ = ["check_going_on", "gathered", "share_weights_on_processor"]
 
 
 def share_weights_on_processor(trainer: Any) -> None:
@@ -31,3 +33,12 @@ def gathered(state_dict: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value.full_tensor().cpu() if isinstance(value, DTensor) else value for name, value in state_dict.items()
     }
+
+
+def check_going_on(trainer: Any) -> None:
+    """Raises SettingsError where a run cannot go on: on a processor FSDP waits for ever while it reads a checkpoint."""
+    if trainer.is_fsdp_enabled and trainer.args.device.type == "cpu":
+        raise SettingsError(
+            "a run with --fsdp cannot go on from a checkpoint on a processor: start it anew with "
+            "--overwrite_output_dir True, or train with DeepSpeed, whose runs go on"
+        )

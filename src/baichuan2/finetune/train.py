@@ -20,6 +20,7 @@ from baichuan2.finetune.arguments import FinetuneArguments
 from baichuan2.finetune.data import TrainingData, collate, prepare_data
 from baichuan2.finetune.dpo import DPOTrainer
 from baichuan2.finetune.evaluating import EarlyStopping, arrange_evaluation
+from baichuan2.finetune.fsdp import check_going_on
 from baichuan2.finetune.interrupts import catch_interrupts
 from baichuan2.finetune.memory_check import check_memory
 from baichuan2.finetune.output_folder import EarlierRun, check_room, check_writable, clear, find_earlier_run
@@ -193,6 +194,8 @@ def _run(trainer: BaichuanTrainer, checkpoint: Path | None, dtype: torch.dtype |
     telling = trainer.telling
     try:
         with _without_others_warnings(), catch_interrupts(telling.watcher.stopping) as trainer.interrupts:
+            if checkpoint is not None:
+                check_going_on(trainer)
             outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
             if not trainer.is_interrupted:
                 trainer.save_final(dtype)
