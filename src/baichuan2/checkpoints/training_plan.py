@@ -170,8 +170,8 @@ def estimate_training(config: BaichuanConfig, setup: TrainingSetup) -> TrainingE
     master = FLOAT32_BYTES * trained // shards[1] if setup.zero else 0
     optimizer = _state_bytes(config, setup, trained) // shards[1]
     gradients = trained_width * trained // shards[2]
-    if setup.zero:  # a float32 copy of its share, while the optimizer steps
-        gradients += FLOAT32_BYTES * trained // shards[1]
+    # its share of the gradients in float32, while the optimizer steps
+    share = FLOAT32_BYTES * trained // shards[1] if setup.zero else 0
     is_kept = setup.keeps_gradients or setup.zero > 0
     activations, forward, backward = _moments(config, setup, numbers)
     copies = 0
@@ -181,16 +181,14 @@ def estimate_training(config: BaichuanConfig, setup: TrainingSetup) -> TrainingE
     communication = _communication(config, setup, trained, trained_width)
     host = 0
     if setup.offload != "none":
-        host += master + optimizer + FLOAT32_BYTES * trained // shards[1]
-        gradients -= FLOAT32_BYTES * trained // shards[1]
-        master = optimizer = 0
+        host += master + optimizer + share
+        master = optimizer = share = 0
     weights, adapters = base // shards[3], adapters // shards[3]
     if setup.offload == "all":
         host, weights, adapters = host + weights + adapters, 0, 0
     head = config.vocab_size * config.hidden_size * FLOAT32_BYTES if setup.adapters is None and not is_kept else 0
-    fullest = max(
-        forward + copies + head, (0 if is_kept else gradients) + backward, _step_bytes(config, setup, trained)
-    )
+    on_way_back = (0 if is_kept else gradients) + backward
+    fullest = max(forward + copies + head, on_way_back, share + _step_bytes(config, setup, trained))
     always = weights + adapters + master + optimizer + communication + RUNTIME_BYTES + (gradients if is_kept else 0)
     loss = loss_bytes(
         config,
@@ -257,7 +255,7 @@ def _communication(config: BaichuanConfig, setup: TrainingSetup, trained: int, w
     """Buffers that gather weights and reduce gradients."""
     if setup.zero == 0:
         return FLOAT32_BYTES * trained if setup.devices > 1 else 0
-    buckets = width * min(BUCKET_ELEMENTS, trained) * (1 if setup.zero == 3 else 2)
+    buckets = width * min(BUCKET_ELEMENTS, trained)
     if setup.zero < 3:
         return buckets
     count = num_parameters(config).total
