@@ -60,7 +60,8 @@ def attend_segments(
     mixed = []
     for row, lengths in enumerate(segments.lengths):
         # split, not slices: their gradients are put together once, not added up in a tensor of full size each
-        queries, keys, values = (torch.split(states[row : row + 1], list(lengths), dim=2) for states in (query, key, value))
+        operands = (states[row : row + 1] for states in (query, key, value))
+        queries, keys, values = (torch.split(states, list(lengths), dim=2) for states in operands)
         outputs = []
         for index, is_padding in enumerate(segments.is_padding[row]):
             if is_padding:
