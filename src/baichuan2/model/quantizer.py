@@ -78,9 +78,10 @@ class BaichuanQuantizer(HfQuantizer):
         """Yes, adapters on it: the layers hand gradients on to their inputs, and have none themselves."""
         return True
 
-    def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    def _dequantize(self, model: nn.Module, dtype: torch.dtype | str | None = None) -> nn.Module:
         """What `model.dequantize()` runs: plain layers in the place of the quantised ones."""
-        return restore_layers(model, dtype if dtype is not None else torch.float32)
+        wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype  # `save_pretrained` leaves a name behind
+        return restore_layers(model, wanted if wanted is not None else torch.float32)
 
 
 def restore_layers(model: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import Literal
 from baichuan2.errors import SettingsError
 from baichuan2.settings.fields import KV_CACHE_HELP, check_bounds, flag_name, parse_bytes, setting
 
-NAMED_ADAPTER = re.compile(r"([A-Za-z0-9][\w.:-]*)=(.+)", re.DOTALL)
+NAMED_ADAPTER = re.compile(r"([A-Za-z0-9][\w.:-]*)=(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
