@@ -1,4 +1,5 @@
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -230,36 +231,46 @@ def test_evaluation_counts_each_pair_once(tmp_path: Path) -> None:
     assert "eval_perplexity" not in found
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The folder of a whole run, and the weights at its end."""
+    folder, model = tmp_path_factory.mktemp("straight"), tiny_model("7b")
+    trainer(model, Pairs(5), folder, *TestGoingOn.FLAGS).train()
+    return folder, weights(model)
+
+
+@pytest.fixture
+def folder(straight: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path) -> Path:
+    """A copy of it, to be damaged."""
+    return Path(shutil.copytree(straight[0], tmp_path / "run"))
+
+
 class TestGoingOn:
     FLAGS = ("--per_device_train_batch_size", "2", "--save_steps", "3", "--learning_rate", "1e-3", "--max_steps", "7")
 
-    def test_a_resumed_run_ends_with_the_same_weights(self, tmp_path: Path) -> None:
-        straight = tiny_model("7b")
-        trainer(straight, Pairs(5), tmp_path, *self.FLAGS).train()
-        resumed = tiny_model("7b")
-        trainer(resumed, Pairs(5), tmp_path, *self.FLAGS).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-        for name, weight in weights(straight).items():
-            assert torch.equal(weight, weights(resumed)[name]), name
+    def go_on(self, folder: Path, pairs: Pairs) -> dict[str, torch.Tensor]:
+        model = tiny_model("7b")
+        resumed = trainer(model, pairs, folder, *self.FLAGS)
+        resumed.train(resume_from_checkpoint=str(folder / "checkpoint-3"))
+        return weights(model)
 
-    def test_a_lost_reference_is_not_computed_from_the_trained_model(self, tmp_path: Path) -> None:
-        trainer(tiny_model("7b"), Pairs(5), tmp_path, *self.FLAGS).train()
-        (tmp_path / "data" / REFERENCE_FILE).unlink()
+    def test_a_resumed_run_ends_with_the_same_weights(
+        self, straight: tuple[Path, dict[str, torch.Tensor]], folder: Path
+    ) -> None:
+        resumed = self.go_on(folder, Pairs(5))
+        for name, weight in straight[1].items():
+            assert torch.equal(weight, resumed[name]), name
+
+    def test_a_lost_reference_is_not_computed_from_the_trained_model(self, folder: Path) -> None:
+        (folder / "data" / REFERENCE_FILE).unlink()
         with pytest.raises(TrainingError, match=r"cannot be read from .*reference\.safetensors .*start the run anew"):
-            trainer(tiny_model("7b"), Pairs(5), tmp_path, *self.FLAGS).train(
-                resume_from_checkpoint=str(tmp_path / "checkpoint-3")
-            )
+            self.go_on(folder, Pairs(5))
 
-    def test_a_damaged_reference_is_told(self, tmp_path: Path) -> None:
-        trainer(tiny_model("7b"), Pairs(5), tmp_path, *self.FLAGS).train()
-        (tmp_path / "data" / REFERENCE_FILE).write_bytes(b"\x00" * 40)
+    def test_a_damaged_reference_is_told(self, folder: Path) -> None:
+        (folder / "data" / REFERENCE_FILE).write_bytes(b"\x00" * 40)
         with pytest.raises(TrainingError, match="cannot be read from"):
-            trainer(tiny_model("7b"), Pairs(5), tmp_path, *self.FLAGS).train(
-                resume_from_checkpoint=str(tmp_path / "checkpoint-3")
-            )
+            self.go_on(folder, Pairs(5))
 
-    def test_the_reference_of_other_pairs_is_refused(self, tmp_path: Path) -> None:
-        trainer(tiny_model("7b"), Pairs(5), tmp_path, *self.FLAGS).train()
+    def test_the_reference_of_other_pairs_is_refused(self, folder: Path) -> None:
         with pytest.raises(TrainingError, match="belongs to other training pairs"):
-            trainer(tiny_model("7b"), Pairs(5, first=20), tmp_path, *self.FLAGS).train(
-                resume_from_checkpoint=str(tmp_path / "checkpoint-3")
-            )
+            self.go_on(folder, Pairs(5, first=20))
