@@ -25,6 +25,7 @@ __all__ = [
     "names_of_yes_or_no",
     "read_deepspeed_config",
     "read_training_arguments",
+    "seed_of_data",
     "unknown_flag",
 ]
 
@@ -195,6 +196,11 @@ def read_training_arguments(arguments: Sequence[str], other_names: Sequence[str]
         raise SettingsError(_one_sentence(error)) from error
     parsed.remarks = (*remarks, *parsed.remarks)
     return parsed
+
+
+def seed_of_data(arguments: TrainingArguments) -> int:
+    """The seed of all that is random in the data: their order, and which rows are held out."""
+    return arguments.seed if arguments.data_seed is None else arguments.data_seed
 
 
 def _parser() -> _Parser:

@@ -4,9 +4,11 @@ Training over an earlier run by mistake would lose it, so a folder that holds on
 what to do: `--resume-from-checkpoint True` goes on, `--overwrite-output-dir True` starts anew.
 """
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ from baichuan2.errors import SettingsError, TrainingError
 from baichuan2.finetune import folders, run_record
 from baichuan2.finetune.arguments import FinetuneArguments
 
-__all__ = ["EarlierRun", "check_room", "check_writable", "clear", "find_earlier_run"]
+__all__ = ["EarlierRun", "alone_in", "check_room", "check_writable", "clear", "find_earlier_run"]
 
+SECONDS_OF_WORKERS = 8.0
+"""So long the data loaders of a killed run may outlive it and hold its folder; they look for it every 5 s."""
 MODEL_FILES = ("config.json", "adapter_config.json")
 
 
@@ -53,6 +57,43 @@ def check_writable(output_dir: Path, model_folder: Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise SettingsError(f"--output-dir {output_dir} cannot be written: {reason}: give another folder") from error
+
+
+@contextlib.contextmanager
+def alone_in(output_dir: Path) -> Iterator[None]:
+    """Keeps other runs on this machine out of the folder: two would delete each other's files.
+
+    The lock is on the folder itself and ends with the process, however that ends; where folders cannot be locked, there
+    is none.
+
+    Raises:
+        SettingsError: another run has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(output_dir, os.O_RDONLY)
+    try:
+        end = time.monotonic() + SECONDS_OF_WORKERS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise SettingsError(
+                        f"--output-dir {output_dir}: another run is training into it: wait for its end, or give "
+                        "another folder"
+                    ) from None
+                time.sleep(0.1)
+                continue
+            except OSError:  # some network file systems
+                pass
+            break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def find_earlier_run(output_dir: Path, arguments: FinetuneArguments, note: Callable[[str], None]) -> EarlierRun:

@@ -16,14 +16,21 @@ from baichuan2.checkpoints.load import read_config, read_generation_config, read
 from baichuan2.checkpoints.locate import locate
 from baichuan2.errors import SettingsError
 from baichuan2.finetune import folders
-from baichuan2.finetune.arguments import FinetuneArguments
+from baichuan2.finetune.arguments import FinetuneArguments, seed_of_data
 from baichuan2.finetune.data import TrainingData, collate, prepare_data
 from baichuan2.finetune.dpo import DPOTrainer
 from baichuan2.finetune.evaluating import EarlyStopping, arrange_evaluation
 from baichuan2.finetune.fsdp import check_going_on
 from baichuan2.finetune.interrupts import catch_interrupts
 from baichuan2.finetune.memory_check import check_memory
-from baichuan2.finetune.output_folder import EarlierRun, check_room, check_writable, clear, find_earlier_run
+from baichuan2.finetune.output_folder import (
+    EarlierRun,
+    alone_in,
+    check_room,
+    check_writable,
+    clear,
+    find_earlier_run,
+)
 from baichuan2.finetune.preview import shown_examples
 from baichuan2.finetune.run_record import describe_run, mark_finished, settle_differences, write_record
 from baichuan2.finetune.starting_model import starting_model
@@ -75,8 +82,22 @@ def finetune(
     folder = locate(settings.model_name_or_path or "demo-base", revision=settings.revision, offline=settings.offline)
     tokenizer = read_tokenizer(folder, read_config(folder))
     output_dir = Path(str(arguments.output_dir))
-    earlier = _look_at(output_dir, folder, arguments, watcher)
-    seed = arguments.data_seed or arguments.seed
+    with contextlib.ExitStack() as held:
+        earlier = _look_at(output_dir, folder, arguments, watcher, held)
+        return _train(settings, arguments, watcher, folder=folder, tokenizer=tokenizer, earlier=earlier)
+
+
+def _train(
+    settings: FinetuneSettings,
+    arguments: FinetuneArguments,
+    watcher: Watcher,
+    *,
+    folder: Path,
+    tokenizer: Any,
+    earlier: EarlierRun,
+) -> FinetuneResult:
+    output_dir = Path(str(arguments.output_dir))
+    seed = seed_of_data(arguments)
     data = prepare_data(settings, tokenizer, output_dir / "data", seed=seed, watch=watcher.reading)
     watcher.read(data.report, next(shown_examples(data, tokenizer, 1)))
     arrange_evaluation(settings, arguments, has_data=data.evaluation is not None, note=watcher.note)
@@ -86,6 +107,8 @@ def finetune(
         return _finished_before(output_dir, earlier)
     if changed is not None:
         watcher.note(changed)
+        if earlier.checkpoint is None:
+            watcher.note(f"{output_dir} holds no checkpoint: training starts from the beginning")
     name = settings.model_name_or_path or "demo-base"
     watcher.note(check_memory(read_config(folder), name, settings, arguments, longest=data.report.longest))
     logging.disable_progress_bar()  # there is one of our own
@@ -95,17 +118,24 @@ def finetune(
     model.generation_config = _generation_config(folder, settings)
     trainer = _trainer(settings, arguments, data, model=model, tokenizer=tokenizer, watcher=watcher, record=record)
     if arguments.should_save:
-        check_room(output_dir, _checkpoint_bytes(model, settings), watcher.note)
+        check_room(output_dir, _checkpoint_bytes(model), watcher.note)
         write_record(output_dir, record)
     return _run(trainer, earlier.checkpoint, None if settings.has_adapters else _save_dtype(folder, settings))
 
 
-def _look_at(output_dir: Path, model_folder: Path, arguments: FinetuneArguments, watcher: Watcher) -> EarlierRun:
-    """The output folder, ready to be written, and what it holds of an earlier run; the same in all processes."""
+def _look_at(
+    output_dir: Path, model_folder: Path, arguments: FinetuneArguments, watcher: Watcher, held: contextlib.ExitStack
+) -> EarlierRun:
+    """The output folder, ready to be written, and what it holds of an earlier run; the same in all processes.
+
+    While `held` is open, no other run gets the folder.
+    """
     is_local_first = arguments.local_process_index == 0
     with arguments.main_process_first(local=True):  # the others see the folder as the first has left it
         if is_local_first:
             check_writable(output_dir, model_folder)
+            if arguments.process_index == 0:  # of several machines one, as they may share the folder
+                held.enter_context(alone_in(output_dir))
             folders.put_in_order(output_dir)
         earlier = find_earlier_run(output_dir, arguments, watcher.note)
         if is_local_first and earlier.checkpoint is None and not earlier.is_finished:
@@ -174,10 +204,10 @@ def _save_dtype(folder: Path, settings: FinetuneSettings) -> torch.dtype | None:
     return found if isinstance(found, torch.dtype) else None
 
 
-def _checkpoint_bytes(model: Any, settings: FinetuneSettings) -> int:
+def _checkpoint_bytes(model: Any) -> int:
     """About how large a checkpoint is: float32 weights that learn, and two numbers of AdamW for each."""
-    del settings
-    return 12 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    return 12 * sum(getattr(weight, "ds_numel", weight.numel()) for weight in learning)  # ZeRO-3 spreads them
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from baichuan2.errors import BaichuanError, TrainingError
 from baichuan2.finetune import folders
+from baichuan2.finetune.arguments import seed_of_data
 from baichuan2.finetune.fsdp import gathered, share_weights_on_processor
 from baichuan2.finetune.interrupts import Interrupts
 from baichuan2.finetune.run_record import write_record
@@ -94,8 +95,7 @@ class BaichuanTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         sampler = super()._get_train_sampler(train_dataset)
-        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return EpochSampler(sampler, seed) if isinstance(sampler, LengthGroupedSampler) else sampler
+        return EpochSampler(sampler, seed_of_data(self.args)) if isinstance(sampler, LengthGroupedSampler) else sampler
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None

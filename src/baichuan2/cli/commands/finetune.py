@@ -63,7 +63,7 @@ def run_arguments(parser: FlagParser, arguments: Sequence[str]) -> int:
         namespace.config = path
         settings = read_settings(FinetuneSettings, namespace)
         processes.announce_accelerator()
-        from baichuan2.finetune.arguments import read_training_arguments
+        from baichuan2.finetune.arguments import read_training_arguments, seed_of_data
 
         training_arguments = read_training_arguments(others, [flag.field for flag in our_flags()])
         check_data(settings)
@@ -74,7 +74,7 @@ def run_arguments(parser: FlagParser, arguments: Sequence[str]) -> int:
         if settings.preview:
             from baichuan2.cli.preview_screen import preview
 
-            return preview(settings, output_dir, seed=training_arguments.data_seed or training_arguments.seed)
+            return preview(settings, output_dir, seed=seed_of_data(training_arguments))
         if output_dir is None:
             raise SettingsError("--output-dir is missing: give a folder for checkpoints and the result")
         from baichuan2.cli.training_screen import train
