@@ -208,6 +208,13 @@ def test_documents_are_a_stream_cut_into_full_rows(tmp_path: Path) -> None:
     )
 
 
+def test_a_token_alone_in_the_last_row_is_no_item(tmp_path: Path) -> None:
+    size = len(tokenizer("small").encode_text("你好" * 20))  # and an end token
+    data = prepare(tmp_path, [{"text": "你好" * 20}], objective="pretrain", model_max_length=size)
+    assert data.report.num_items == len(data.train) == 1
+    assert data.report.num_tokens == size + 1
+
+
 def test_a_long_text_file_has_the_ids_of_its_whole_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "".join(f"{index} {TEXTS[index % 7]}\n" for index in range(200))
     (tmp_path / "book.txt").write_text(text, "utf-8")
@@ -224,6 +231,8 @@ def test_pairs_learn_the_replies_alone(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="1 pairs of .* are left out, as both replies are the same"):
         data = prepare(tmp_path, rows, objective="dpo")
     assert len(data.train) == 1
+    with pytest.raises(DataError, match="1 rows were read, 0 of them malformed, 1 pairs of two equal replies"):
+        prepare(tmp_path, rows[1:], objective="dpo")
     item = data.train[0]
     small = tokenizer("small")
     for name, reply in (("chosen", "Hi"), ("rejected", "no")):
@@ -257,6 +266,10 @@ def test_held_out_rows_that_are_learnt_too_are_warned_of(tmp_path: Path) -> None
         data = prepare(tmp_path, [talk(0), talk(1)], eval_data_path=path)
     assert data.evaluation is not None
     assert len(data.evaluation) == 2
+    pairs = [{"prompt": str(index), "chosen": "a", "rejected": "b"} for index in range(3)]
+    path = write_rows(tmp_path / "pairs.jsonl", pairs[1:])
+    with pytest.warns(UserWarning, match="1 held-out examples are also learnt from"):
+        prepare(tmp_path, pairs[:2], eval_data_path=path, objective="dpo")
 
 
 def test_a_store_is_taken_again_only_while_nothing_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

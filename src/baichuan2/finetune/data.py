@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from baichuan2.chat.template import ChatTokenizer
 from baichuan2.errors import DataError, SettingsError
@@ -74,7 +75,7 @@ def prepare_data(
             settings, settings.eval_data_path, tokenizer, directory, seed=seed, watch=watch
         )
         evaluation = _items(held_out, "train", settings)
-        num_duplicates = int(np.isin(held_out.array("hashes"), store.array("hashes")).sum())
+        num_duplicates = int(np.isin(_hashes(held_out), _hashes(store)).sum())
     if int(os.environ.get("RANK", "0")) == 0:
         for one, name in ((report, settings.data_path), (evaluation_report, settings.eval_data_path)):
             if one is not None:
@@ -82,6 +83,11 @@ def prepare_data(
         if num_duplicates:
             warnings.warn(f"{num_duplicates} held-out examples are also learnt from", stacklevel=2)
     return TrainingData(train, evaluation, report, evaluation_report)
+
+
+def _hashes(store: Store) -> NDArray[np.int64]:
+    """A hash of each example to learn from; of a pair, of the better reply with its prompt."""
+    return store.array("hashes")[store.array("train")]
 
 
 def _items(store: Store, name: str, settings: FinetuneSettings) -> Items:
@@ -106,7 +112,10 @@ def _warn(report: DataReport, name: str, settings: FinetuneSettings) -> None:
             stacklevel=3,
         )
     if report.num_equal:
-        warnings.warn(f"{report.num_equal} pairs of {name} are left out, as both replies are the same", stacklevel=3)
+        warnings.warn(
+            f"{report.num_equal} pairs of {name} are left out, as both replies are the same, or were cut to the same",
+            stacklevel=3,
+        )
     if report.num_without_end * 2 > report.num_examples:
         warnings.warn(
             f"{report.num_without_end} of {report.num_examples} examples of {name} teach no end token, as they are "

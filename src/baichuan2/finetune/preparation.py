@@ -61,7 +61,7 @@ class DataReport:
     num_unlearnable: int = 0
     """Rows left out because the cut removed everything that is learnt."""
     num_equal: int = 0
-    """Pairs left out because their replies are the same."""
+    """Pairs left out because their replies are the same, or were cut to the same."""
     num_cut: int = 0
     """Examples of which the cut removed a part."""
     num_without_end: int = 0
@@ -284,7 +284,10 @@ def _nothing_left(counts: DataReport, settings: FinetuneSettings) -> str:
             f"all labels of all {counts.num_unlearnable} examples are cut: raise --model-max-length "
             f"{settings.model_max_length} (the longest has {counts.longest} tokens)"
         )
-    return f"no example is left to learn from: {counts.num_rows} rows were read, {counts.num_bad} of them malformed"
+    equal = f", {counts.num_equal} pairs of two equal replies" if counts.num_equal else ""
+    return (
+        f"no example is left to learn from: {counts.num_rows} rows were read, {counts.num_bad} of them malformed{equal}"
+    )
 
 
 def _checked_rows(
@@ -405,7 +408,8 @@ def _arrange(source: _Source, writer: StoreWriter) -> tuple[dict[str, NDArray[np
             arrays[name] = order[mixed]
     if settings.objective == "pretrain":
         num_tokens = int(lengths[parts["train"]].sum())
-        facts["num_items"] = -(-num_tokens // settings.model_max_length)
+        whole, rest = divmod(num_tokens, settings.model_max_length)
+        facts["num_items"] = whole + (rest > 1)  # as `StreamItems` has it
     elif settings.packing and settings.objective == "sft":
         facts["num_items"] = len(arrays["train_ends"])
         room = facts["num_items"] * settings.model_max_length
