@@ -136,6 +136,12 @@ def test_yes_and_no_for_fsdp_are_what_the_framework_understands():
         ("--fsdp round_robin", "round_robin"),
         ("--fsdp --fsdp_config missing.json", "missing.json"),
         ("--load_best_model_at_end True", "save and eval strategy to match"),
+        ("--per_device_train_batch_size 0", "--per_device_train_batch_size must be 1 or more, got 0"),
+        ("--per_device_eval_batch_size -1", "--per_device_eval_batch_size must be 1 or more, got -1"),
+        ("--gradient_accumulation_steps 0", "--gradient_accumulation_steps must be 1 or more, got 0"),
+        ("--num_train_epochs -1", "--num_train_epochs must be a number from 0 on, got -1"),
+        ("--learning_rate nan", "--learning_rate must be a number from 0 on, got nan"),
+        ("--max_grad_norm inf", "--max_grad_norm must be a number from 0 on, got inf"),
         ("--deepspeed missing.json", "--deepspeed missing.json: there is no such file"),
         ("--deepspeed .", "--deepspeed .: Is a directory"),
     ],
@@ -146,6 +152,11 @@ def test_wrong_flags_and_values_are_told_in_one_line(words, message, tmp_path, m
         read(words, tmp_path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_losses_of_short_runs_are_logged_too(tmp_path):
+    assert read("", tmp_path).logging_steps == 10
+    assert read("--logging_steps 0.1", tmp_path).logging_steps == 0.1
 
 
 def test_flags_of_ours_are_suggested_too(tmp_path):
@@ -164,6 +175,8 @@ def test_an_output_folder_without_a_name_is_refused():
         ('{"a": 1', r"ds.json is not JSON: .*line 1"),
         ("[1]", "must be a JSON object with DeepSpeed's settings, got list"),
         ("", "ds.json is not JSON"),
+        ('{"zero_optimization": 7}', "--deepspeed: zero_optimization must be an object, got 7"),
+        ('{"zero_optimization": {"stage": 9}}', "stage of zero_optimization must be 0, 1, 2 or 3, got 9"),
     ],
 )
 def test_malformed_deepspeed_configs(text, message, tmp_path):

@@ -104,6 +104,23 @@ def test_an_output_folder_with_an_earlier_run_is_refused(base: Path, tmp_path: P
     assert [path.name for path in folders.whole_checkpoints(out)] == ["checkpoint-3", "checkpoint-6", "checkpoint-8"]
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"dataloader_drop_last": True, "per_device_train_batch_size": 100},
+            "--dataloader_drop_last leaves nothing to learn: there are 13 examples, and a batch .* 100",
+        ),
+        ({"report_to": "nonsense"}, "nonsense is not supported, only .*tensorboard"),
+    ],
+)
+def test_what_only_the_data_and_the_trainer_show_is_an_error_of_the_settings(
+    values: dict[str, object], message: str, base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        train(settings(base, data_file(tmp_path / "data.json")), tmp_path / "out", **values)
+
+
 def test_going_on_with_a_run_that_is_over_adds_no_step(base: Path, tmp_path: Path) -> None:
     own = settings(base, data_file(tmp_path / "data.json"))
     train(own, tmp_path / "out", max_steps=3, save_steps=1)

@@ -160,7 +160,7 @@ def print_outcome(result: "FinetuneResult", words: TrainingWords, *, objective: 
         return
     if result.was_finished:
         notice(words.was_finished.format(folder=result.output_dir, steps=result.num_steps))
-    else:
+    elif result.num_tokens:  # else it went on from its last step
         _line(
             words.done.format(
                 steps=result.num_steps, loss=result.loss, tokens=result.num_tokens, time=duration(result.seconds)

@@ -23,11 +23,15 @@ __all__ = [
     "check_values",
     "names_of_lists",
     "names_of_yes_or_no",
+    "one_sentence",
     "read_deepspeed_config",
     "read_training_arguments",
     "seed_of_data",
     "unknown_flag",
 ]
+
+
+SECTIONS_OF_DEEPSPEED = ("zero_optimization", "bf16", "fp16", "optimizer", "scheduler")
 
 
 @dataclass
@@ -40,6 +44,9 @@ class FinetuneArguments(TrainingArguments):
     warmup_ratio: float | None = field(
         default=None, metadata={"help": "part of the steps in which the learning rate rises; became --warmup_steps"}
     )
+    logging_steps: float = field(
+        default=10.0, metadata={"help": "steps between two lines of the log and of the loss curve; below 1: a part"}
+    )
     remarks: tuple[str, ...] = field(default=(), init=False)
     """What was asked for and is left out here, and why; one sentence each."""
 
@@ -48,6 +55,7 @@ class FinetuneArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         if self.warmup_ratio is not None and not 0 <= self.warmup_ratio <= 1:
             raise SettingsError(f"--warmup_ratio must lie in [0, 1], got {self.warmup_ratio}")
         if self.warmup_ratio and not vars(self)["warmup_steps"]:
@@ -58,6 +66,15 @@ class FinetuneArguments(TrainingArguments):
         if self.use_cpu or not torch.accelerator.is_available():
             self._settle_on_processor(config)
         super().__post_init__()
+
+    def _check_numbers(self) -> None:
+        """Raises SettingsError for numbers that the framework takes, and fails with in the middle of the run."""
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"--{name} must be 1 or more, got {getattr(self, name)}")
+        for name in ("num_train_epochs", "learning_rate", "weight_decay", "max_grad_norm"):
+            if not 0 <= float(getattr(self, name) or 0) < float("inf"):
+                raise SettingsError(f"--{name} must be a number from 0 on, got {getattr(self, name)}")
 
     def _settle_on_processor(self, deepspeed_config: dict[str, Any] | None) -> None:
         had_choice = torch.accelerator.is_available()
@@ -129,6 +146,12 @@ def read_deepspeed_config(value: Any) -> dict[str, Any] | None:
             raise SettingsError(f"{name} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise SettingsError(f"--deepspeed must be a JSON object with DeepSpeed's settings, got {type(config).__name__}")
+    for section in SECTIONS_OF_DEEPSPEED:
+        if not isinstance(config.get(section, {}), dict):
+            raise SettingsError(f"--deepspeed: {section} must be an object, got {config[section]!r:.60}")
+    stage = _says(config, "zero_optimization", "stage")
+    if stage is not None and stage not in (0, 1, 2, 3):
+        raise SettingsError(f"--deepspeed: the stage of zero_optimization must be 0, 1, 2 or 3, got {stage!r:.60}")
     return config
 
 
@@ -193,7 +216,7 @@ def read_training_arguments(arguments: Sequence[str], other_names: Sequence[str]
     except BaichuanError:
         raise
     except (ValueError, TypeError, KeyError, OSError, ImportError, NotImplementedError) as error:
-        raise SettingsError(_one_sentence(error)) from error
+        raise SettingsError(one_sentence(error)) from error
     parsed.remarks = (*remarks, *parsed.remarks)
     return parsed
 
@@ -216,6 +239,7 @@ def unknown_flag(word: str, names: Sequence[str]) -> str:
     return f"unknown flag {name}" + (f": did you mean --{near}?" if near else " (see baichuan2 finetune --help)")
 
 
-def _one_sentence(error: Exception) -> str:
+def one_sentence(error: Exception) -> str:
+    """What an error of a library says, on one line."""
     text = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
     return " ".join(text.split()) or type(error).__name__

@@ -16,7 +16,7 @@ from baichuan2.checkpoints.load import read_config, read_generation_config, read
 from baichuan2.checkpoints.locate import locate
 from baichuan2.errors import SettingsError
 from baichuan2.finetune import folders
-from baichuan2.finetune.arguments import FinetuneArguments, seed_of_data
+from baichuan2.finetune.arguments import FinetuneArguments, one_sentence, seed_of_data
 from baichuan2.finetune.data import TrainingData, collate, prepare_data
 from baichuan2.finetune.dpo import DPOTrainer
 from baichuan2.finetune.evaluating import EarlyStopping, arrange_evaluation
@@ -100,6 +100,7 @@ def _train(
     seed = seed_of_data(arguments)
     data = prepare_data(settings, tokenizer, output_dir / "data", seed=seed, watch=watcher.reading)
     watcher.read(data.report, next(shown_examples(data, tokenizer, 1)))
+    _check_batch(arguments, data.train)
     arrange_evaluation(settings, arguments, has_data=data.evaluation is not None, note=watcher.note)
     record = describe_run(settings, arguments, model_folder=folder, dataset=data.train)
     changed = settle_differences(earlier.record, record, earlier.place) if earlier.record is not None else None
@@ -143,6 +144,15 @@ def _look_at(
     return earlier
 
 
+def _check_batch(arguments: FinetuneArguments, dataset: Any) -> None:
+    size = arguments.train_batch_size * arguments.world_size
+    if arguments.dataloader_drop_last and hasattr(dataset, "__len__") and len(dataset) < size:
+        raise SettingsError(
+            f"--dataloader_drop_last leaves nothing to learn: there are {len(dataset)} examples, and a batch of all "
+            f"processes has {size}: leave it out, or make --per_device_train_batch_size smaller"
+        )
+
+
 def _finished_before(output_dir: Path, earlier: EarlierRun) -> FinetuneResult:
     assert earlier.record is not None
     outcome = earlier.record["finished"]
@@ -179,17 +189,20 @@ def _trainer(
     kind: Any = BaichuanTrainer
     if settings.objective == "dpo":
         kind = partial(DPOTrainer, settings=settings, data_directory=Path(str(arguments.output_dir)) / "data")
-    trainer: BaichuanTrainer = kind(
-        model=model,
-        args=arguments,
-        processing_class=tokenizer,
-        data_collator=collate,
-        train_dataset=data.train,
-        eval_dataset=data.evaluation,
-        watcher=watcher,
-        record=record,
-        origins=getattr(data.train, "origins", None),
-    )
+    try:
+        trainer: BaichuanTrainer = kind(
+            model=model,
+            args=arguments,
+            processing_class=tokenizer,
+            data_collator=collate,
+            train_dataset=data.train,
+            eval_dataset=data.evaluation,
+            watcher=watcher,
+            record=record,
+            origins=getattr(data.train, "origins", None),
+        )
+    except (ValueError, ImportError, RuntimeError) as error:  # --report_to and --optim are looked at here only
+        raise SettingsError(one_sentence(error)) from error
     if settings.early_stopping_patience is not None:
         trainer.add_callback(EarlyStopping(settings.early_stopping_patience, watcher.note))
     return trainer

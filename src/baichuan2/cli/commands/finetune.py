@@ -42,7 +42,7 @@ Every flag of transformers.TrainingArguments is taken as well, with - or _ betwe
   --save-strategy epoch|steps|no       when checkpoints are written; --save-steps N (default: 500)
   --save-total-limit N                 keep so many checkpoints
   --eval-strategy epoch|steps|no       when held-out data are measured; --eval-steps N
-  --logging-steps N                    steps between two lines of the log (default: 500)
+  --logging-steps N                    steps between two lines of the log and points of the curve (default: 10)
   --report-to tensorboard|wandb|none   (default: none)
   --resume-from-checkpoint FOLDER      go on from there; with True: from the newest in the output folder
   --seed N                             order of the data and all that is random (default: 42)
