@@ -1,5 +1,6 @@
 """Generated pages are fresh, and the README twins tell the same story."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import pytest
 
 from baichuan2.cli.flags import flags_of
 from baichuan2.cli.main import COMMANDS, importlib
+from baichuan2.finetune.arguments import FinetuneArguments
+from baichuan2.settings import flag_name
 
 ROOT = Path(__file__).parents[2]
 READMES = [ROOT / "README.md", ROOT / "README_zh.md"]
@@ -50,6 +53,8 @@ def test_readme_commands_and_flags_exist(path):
         known = {"--help"}
         for settings_class in importlib.import_module(COMMANDS[name].module).SETTINGS:
             known |= {flag.spelling for flag in flags_of(settings_class)}
+        if name == "finetune":  # which takes the framework's flags as well
+            known |= {flag_name(item.name) for item in dataclasses.fields(FinetuneArguments)}
         assert set(re.findall(r"(?<= )--[\w-]+", arguments)) <= known
     targets = set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(blocks(path)))) | {"chat", "test", "check", "demo"}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
