@@ -49,7 +49,7 @@ def gpu(size: int, *, is_live: bool = False) -> Place:
 def test_full_training_in_float32_has_16_bytes_for_each_parameter() -> None:
     item = estimate_training(CONFIG_7B, FULL)
     assert (item.weights, item.gradients, item.optimizer) == tuple(PARAMETERS_7B * count for count in (4, 4, 8))
-    assert (item.adapters, item.copies, item.master, item.communication, item.host) == (0, 0, 0, 0, 0)
+    assert (item.adapters, item.copies, item.master, item.communication) == (0, 0, 0, 0)
     assert item.total >= PARAMETERS_7B * 16
 
 
@@ -91,6 +91,26 @@ def test_what_is_offloaded_waits_in_main_memory() -> None:
     assert optimizer.host == here.master + here.optimizer + 4 * 13_896_668_160 // 4
     assert optimizer.total <= here.total - here.master - here.optimizer
     assert (everything.weights, everything.host - optimizer.host) == (0, optimizer.weights)
+
+
+@pytest.mark.parametrize(
+    ("setup", "expected"),
+    [
+        (FULL, 4),  # float32 made of 16-bit files, which takes memory before the device gets it
+        (dataclasses.replace(FULL, bf16=True, zero=2, devices=8), 4),  # in each of the eight processes
+        (dataclasses.replace(FULL, stored_bytes=4), 0),  # stays mapped from its files
+        (dataclasses.replace(FULL, zero=3, devices=8), 0),  # a layer at a time
+        (dataclasses.replace(FULL, on_processor=True), 0),  # the weights themselves
+        (lora(), 0),
+        (lora(bf16=False), 4),
+        (lora(stored_bytes=4), 2),
+        (lora(method="qlora", base_format="nf4", bf16=False), 0),
+    ],
+)
+def test_a_model_that_is_converted_is_whole_in_main_memory_while_it_is_read(
+    setup: TrainingSetup, expected: int
+) -> None:
+    assert estimate_training(CONFIG_7B, setup).host == expected * PARAMETERS_7B
 
 
 def test_weights_under_adapters_are_those_of_the_same_model_that_answers() -> None:

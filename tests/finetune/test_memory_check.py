@@ -8,9 +8,12 @@ import torch
 
 from baichuan2 import MemoryShortageError
 from baichuan2.checkpoints.memory import Place
+from baichuan2.checkpoints.plan import RELEASED_SHAPES
+from baichuan2.checkpoints.training_plan import TrainingSetup, estimate_training
 from baichuan2.finetune import memory_check
 from baichuan2.finetune.arguments import FinetuneArguments
-from baichuan2.finetune.memory_check import check_memory, training_setup
+from baichuan2.finetune.memory_check import check_memory, training_setup, warn_of_main_memory
+from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.training_cost import Adapters
 from baichuan2.settings import FinetuneSettings
 from tests.tiny import tiny_config
@@ -69,6 +72,28 @@ def test_quantised_folders_keep_their_bits(tmp_path: Path, quantization: dict[st
     config.quantization_config = quantization
     setup = training_setup(config, FinetuneSettings(method="lora"), arguments(tmp_path), longest=64)
     assert setup.base_format == expected
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.float32, 4), (torch.bfloat16, 2), (None, 2)])
+def test_the_numbers_of_the_files_reach_the_setup(tmp_path: Path, dtype: Any, expected: int) -> None:
+    config = tiny_config("7b")
+    config.dtype = dtype
+    assert training_setup(config, FinetuneSettings(), arguments(tmp_path), longest=64).stored_bytes == expected
+
+
+@pytest.mark.parametrize(("processes", "free", "warns"), [("1", 31, False), ("8", 31, True), ("8", 300, False)])
+def test_main_memory_that_reading_needs_is_told(
+    monkeypatch: pytest.MonkeyPatch, processes: str, free: int, warns: bool
+) -> None:
+    """Full training of the 7B reads 30 GB of float32 weights in each process before its GPU gets them."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    needed = estimate_training(BaichuanConfig(**RELEASED_SHAPES["7b"]), TrainingSetup())
+    main = Place("cpu", "main", free * 1000 * MB, free * 1000 * MB)
+    if not warns:
+        warn_of_main_memory(needed, main)  # warnings are errors here
+        return
+    with pytest.warns(UserWarning, match=r"^8 processes take about 240\.2 GB of main memory.*31\.0 GB are free"):
+        warn_of_main_memory(needed, main)
 
 
 def test_the_line_tells_need_and_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

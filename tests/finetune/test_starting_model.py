@@ -13,6 +13,7 @@ from baichuan2.errors import QuantizationError
 from baichuan2.finetune.arguments import FinetuneArguments
 from baichuan2.finetune.starting_model import adapter_config, starting_model
 from baichuan2.model.quantizer import quantize_model
+from baichuan2.quantization.freed_memory import is_mapped_from_file
 from baichuan2.quantization.linear import QuantizedLinear
 from baichuan2.quantization.scheme import QuantizationSpec
 from tests.checkpoints.folders import GOLDEN, TOKENIZER, write_folder
@@ -113,6 +114,24 @@ def test_the_base_is_quantised_by_the_library(tmp_path: Path, changes: dict[str,
         assert {layer.compute_dtype for layer in layers} == {torch.float32}
     losses = [step(model.train()) for _ in range(3)]
     assert losses[2] < losses[0] - 0.05
+
+
+def test_nothing_stays_mapped_from_files_whose_weights_were_quantised(tmp_path: Path) -> None:
+    """A file keeps all its pages in memory, those of the quantised weights too, until nothing is mapped from it."""
+    pytest.importorskip("bitsandbytes")
+    base = write_folder(tmp_path / "base", "7b", "safetensors")
+    stored: Any = load_model(base, LoadSettings(device="cpu", dtype="float32")).model
+    stored.save_pretrained(tmp_path / "whole")  # in the numbers that are asked for, so that nothing is converted
+    plain, quantised = (
+        [
+            name
+            for name, weight in start(tmp_path, tmp_path / "whole", method=method).named_parameters()
+            if is_mapped_from_file(weight)
+        ]
+        for method in ("lora", "qlora")
+    )
+    assert any("embed_tokens" in name for name in plain)
+    assert not quantised
 
 
 def own_folder(tmp_path: Path) -> Path:

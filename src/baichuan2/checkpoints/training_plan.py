@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from baichuan2.checkpoints.memory import Place, given_places
-from baichuan2.checkpoints.plan import MARGIN, RUNTIME_BYTES, SCHEMES, find_config
+from baichuan2.checkpoints.plan import FLOAT_BITS, MARGIN, RUNTIME_BYTES, SCHEMES, find_config
 from baichuan2.errors import MemoryShortageError, SettingsError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.cost import FLOAT32_BYTES, layer_matrices, num_parameters, weight_bytes
@@ -71,7 +71,7 @@ class TrainingSetup:
 
     `base_format`: numbers of the weights under adapters, `bits` of float weights there. `rows_each`: rows that one
     example computes, 2 for DPO. `has_mask`: rows may be padded or packed. `zero`: stage of DeepSpeed's ZeRO, None
-    without DeepSpeed. `keeps_gradients`: batches are accumulated.
+    without DeepSpeed. `keeps_gradients`: batches are accumulated. `stored_bytes`: of one number in the weight files.
     """
 
     method: Method = "full"
@@ -89,6 +89,7 @@ class TrainingSetup:
     base_format: Literal["none", "nf4", "int8", "int4"] = "none"
     adapters: Adapters | None = None
     on_processor: bool = False
+    stored_bytes: int = 2
 
     @property
     def numbers(self) -> Numbers:
@@ -101,8 +102,9 @@ class TrainingSetup:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingEstimate:
-    """The memory of one device in bytes by part; `host`: what waits in main memory besides, for each device.
+    """The memory of one device in bytes by part.
 
+    `host`: main memory besides, for each device: what waits there, or the model while it is read, if that is more.
     `copies`: weights once more in 16 bits, which autocast makes; `master`: float32 weights beside 16-bit ones.
     `total` is the fullest moment, less than the sum of all parts.
     """
@@ -186,6 +188,7 @@ def estimate_training(config: BaichuanConfig, setup: TrainingSetup) -> TrainingE
     weights, adapters = base // shards[3], adapters // shards[3]
     if setup.offload == "all":
         host, weights, adapters = host + weights + adapters, 0, 0
+    host = max(host, _loading_bytes(config, setup))
     head = config.vocab_size * config.hidden_size * FLOAT32_BYTES if setup.adapters is None and not is_kept else 0
     on_way_back = (0 if is_kept else gradients) + backward
     fullest = max(forward + copies + head, on_way_back, share + _step_bytes(config, setup, trained))
@@ -224,6 +227,17 @@ def _base_bytes(config: BaichuanConfig, setup: TrainingSetup) -> int:
     scheme = SCHEMES.get(setup.base_format)
     layers = bits if scheme is None else scheme.bits_per_weight
     return weight_bytes(config, layers, embedding_bits=bits, norm_bits=bits, head_bits=bits).total
+
+
+def _loading_bytes(config: BaichuanConfig, setup: TrainingSetup) -> int:
+    """Main memory of a process whose model goes to an accelerator after it was read; 0 where it stays on the processor.
+
+    Weights that are kept as they are stored stay mapped from their files, and the system may drop their pages. ZeRO-3
+    and what is quantised while it is read never hold the model whole.
+    """
+    width = 2 if setup.adapters is not None and setup.bf16 else FLOAT32_BYTES
+    is_whole = width != setup.stored_bytes and setup.zero < 3 and setup.base_format == "none"
+    return width * num_parameters(config).total if is_whole and not setup.on_processor else 0
 
 
 def _state_bytes(config: BaichuanConfig, setup: TrainingSetup, trained: int) -> int:
@@ -305,7 +319,7 @@ def plan_training(settings: PlanSettings, training: TrainingPlanSettings) -> Tra
     """
     if settings.kv_cache != "same":
         raise SettingsError(f"--kv-cache {settings.kv_cache} is for replies: training keeps no cache")
-    name, config, _, _ = find_config(settings)
+    name, config, stored, _ = find_config(settings)
     where = given_places(gpu=settings.gpu, memory=settings.memory)
     longest = config.model_max_length
     assert longest is not None
@@ -329,6 +343,7 @@ def plan_training(settings: PlanSettings, training: TrainingPlanSettings) -> Tra
             base_format="nf4" if method == "qlora" else "none",
             adapters=None if method == "full" else adapters,
             on_processor=where[0].kind == "main",
+            stored_bytes=FLOAT_BITS.get(stored or "", 16) // 8,
         )
         for method in methods
     ]

@@ -45,7 +45,22 @@ def check_memory(
             "may run out of memory",
             stacklevel=2,
         )
+    if place.kind != "main":
+        warn_of_main_memory(needed, main_memory())
     return _line(needed, place, processes, free)
+
+
+def warn_of_main_memory(needed: TrainingEstimate, main: Place) -> None:
+    """Warns where what the processes of a machine hold in main memory beside their devices is more than is free."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    room = main.free if main.free is not None else main.total
+    if room is not None and processes * needed.host > room + main.swap:
+        each = f"{processes} processes take" if processes > 1 else "the run takes"
+        warnings.warn(
+            f"{each} about {_size(processes * needed.host)} of main memory, the model while it is read or what waits "
+            f"there, and {_size(room)} are free: the system may kill the run; ZeRO-3 reads a share in each process",
+            stacklevel=3,
+        )
 
 
 def training_setup(
@@ -75,6 +90,7 @@ def training_setup(
         base_format=_base_format(config, settings),
         adapters=_adapters(settings) if settings.has_adapters else None,
         on_processor=arguments.device.type == "cpu",
+        stored_bytes=4 if str(getattr(config, "dtype", None)).endswith("float32") else 2,
     )
 
 

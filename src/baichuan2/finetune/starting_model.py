@@ -22,6 +22,7 @@ from baichuan2.finetune.arguments import FinetuneArguments
 from baichuan2.model.quantized_folders import FolderKind, check_quantization
 from baichuan2.optional import require
 from baichuan2.quantization.bnb_library import bitsandbytes_library
+from baichuan2.quantization.freed_memory import is_mapped_from_file
 from baichuan2.quantization.linear import QuantizedLinear
 from baichuan2.settings import FinetuneSettings
 
@@ -56,9 +57,22 @@ def starting_model(folder: Path, settings: FinetuneSettings, arguments: Finetune
     from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
 
     model = BaichuanForCausalLM.from_pretrained(folder, **options)
+    if "quantization_config" in options:
+        _leave_files(model)
     if settings.z_loss_weight is not None:
         model.config.z_loss_weight = settings.z_loss_weight
     return _with_adapters(model, folder, settings) if settings.has_adapters else model
+
+
+def _leave_files(model: Any) -> None:
+    """Takes what is still mapped from weight files into memory of its own.
+
+    A file stays mapped, with all its pages that were read, until the last tensor of it is gone: beside the layers in 4
+    bits the process would hold their weights with all bits.
+    """
+    for parameter in model.parameters():
+        if is_mapped_from_file(parameter):
+            parameter.data = parameter.data.clone()
 
 
 def base_dtype(settings: FinetuneSettings, arguments: FinetuneArguments) -> torch.dtype:
