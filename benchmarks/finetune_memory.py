@@ -1,6 +1,7 @@
 """What `baichuan2 plan --train` says of real training runs, beside the memory that they take.
 
-    python benchmarks/finetune_memory.py [--only NAME] [--output FILE.json [--resume]]
+    python benchmarks/finetune_memory.py [--only NAME] [--models DIR] [--output FILE.json [--resume]]
+    python benchmarks/finetune_memory.py --page FILE.json
 
 Each case is a run of `baichuan2 finetune` on random weights in a process of its own: two steps on rows of full length.
 "taken" is the highest memory of the process, less what it had before the model was read (libraries and tokenizer):
@@ -23,6 +24,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from finetune_memory_page import page, row_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES: dict[str, dict[str, Any]] = {
@@ -215,7 +218,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the JSON here as well")
     parser.add_argument("--models", type=Path, help="keep the random models here, for the next time")
     parser.add_argument("--resume", action="store_true", help="leave out what --output holds already")
+    parser.add_argument("--page", type=Path, help="only write the page of this JSON file, beside it")
     options = parser.parse_args()
+    if options.page is not None:
+        text = page(json.loads(options.page.read_text(encoding="utf-8")), [case.name for case in CASES])
+        options.page.with_suffix(".md").write_text(text, encoding="utf-8")
+        return
     done: list[dict[str, Any]] = []
     if options.resume and options.output is not None and options.output.exists():
         done = [item for item in json.loads(options.output.read_text())["cases"] if "error" not in item]
@@ -246,15 +254,6 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "machine": platform.processor() or platform.machine(),
     }
-
-
-def row_of(result: dict[str, Any]) -> str:
-    """One line of the table."""
-    shown = f"| {result['name']} | {result['shape']} | {result['batch']} x {result['tokens']} |"
-    if "error" in result:
-        return f"{shown} | | failed: {result['error'].splitlines()[-1:]} |"
-    planned, taken = result["planned"], result["taken"]
-    return f"{shown} {planned / 1e6:.0f} MB | {taken / 1e6:.0f} MB | {planned / taken - 1:+.1%} |"
 
 
 if __name__ == "__main__":
