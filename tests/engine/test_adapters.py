@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+from baichuan2.engine import prompt
 from baichuan2.engine.aligned import AlignedBatch
 from baichuan2.engine.batch import Part
 from baichuan2.engine.batches import Batches
 from baichuan2.engine.cache import new_cache
-from baichuan2.engine.job import Request
+from baichuan2.engine.job import Job, Request
 from baichuan2.engine.paged import PagedBatch
 from baichuan2.engine.processor import ProcessorModel, processor_model
 from baichuan2.engine.sampling import Sampling
@@ -61,6 +62,34 @@ def test_a_step_computes_rows_of_different_adapters_bit_for_bit_as_alone(size: S
         assert torch.equal(together[row : row + 1], alone)
         # rounding to bfloat16 in all stages; another adapter differs by more than a whole
         assert (together[row] - wanted[row]).norm() < 0.03 * wanted[row].norm()
+
+
+@needs_steps
+def test_prompts_with_adapters_go_through_steps_or_modules_never_through_whole_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, ids, numbers = with_adapters(tiny_model("7b").bfloat16()), random_ids(3, 40), [0, -1, 1]
+    fast = processor_model(model)
+    assert isinstance(fast, ProcessorModel)
+    wanted = logits(fast, ids, numbers, model.row_adapters)
+    monkeypatch.setattr(prompt, "suits", lambda *_: True)  # as with a matrix unit
+    assert torch.equal(logits(fast, ids, numbers, model.row_adapters), wanted)
+    monkeypatch.setattr(steps, "most_rows", lambda *_: 0)  # as where steps are slower than modules
+    found = logits(fast, ids, numbers, model.row_adapters)
+    assert not torch.equal(found, wanted)
+    for row in range(3):
+        assert (found[row] - wanted[row]).norm() < 0.03 * wanted[row].norm()
+
+
+def test_a_prompt_waits_for_none_of_another_adapter() -> None:
+    first, same, other = (
+        Job(
+            Request(prompt_ids=[5] * 9, sampling=GREEDY, stop_ids=frozenset(), adapter=number), lambda _: None, 0, 100.0
+        )
+        for number in (0, 0, 1)
+    )
+    assert same.begins_like(first, 8)
+    assert not other.begins_like(first, 8)
 
 
 def batches() -> list[Any]:
