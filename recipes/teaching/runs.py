@@ -33,14 +33,14 @@ RUNS = {
     "lora": Run(
         "demo",
         "colleagues.json",
-        "--method lora --learning-rate 3e-3 --num-train-epochs 8 --per-device-train-batch-size 16",
+        "--method lora --learning-rate 1.5e-3 --num-train-epochs 8 --per-device-train-batch-size 16",
         ("colleagues", "known"),
         has_adapter=True,
     ),
     "qlora": Run(
         "demo",
         "colleagues.json",
-        "--method qlora --learning-rate 3e-3 --num-train-epochs 8 --per-device-train-batch-size 16",
+        "--method qlora --learning-rate 1.5e-3 --num-train-epochs 8 --per-device-train-batch-size 16",
         ("colleagues", "known"),
         has_adapter=True,
     ),
