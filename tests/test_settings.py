@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from baichuan2.errors import SettingsError
-from baichuan2.settings import ChatSettings, LoadSettings, OutputSettings, RunSettings, SamplingSettings, parse_bytes
+from baichuan2.settings import (
+    ChatSettings,
+    FinetuneSettings,
+    LoadSettings,
+    OutputSettings,
+    RunSettings,
+    SamplingSettings,
+    parse_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +69,9 @@ def test_sizes_in_bytes(text, expected):
 def test_a_size_that_is_none(text):
     with pytest.raises(SettingsError, match="a size is a number with a unit, such as 24GB or 24GiB, got"):
         parse_bytes(text)
+
+
+def test_pairs_are_not_packed():
+    with pytest.raises(SettingsError, match="--packing is for conversations and text: pairs are not packed"):
+        FinetuneSettings(objective="dpo", packing=True)
+    assert FinetuneSettings(objective="pretrain", packing=True).packing

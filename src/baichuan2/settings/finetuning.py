@@ -124,6 +124,8 @@ class FinetuneSettings:
         check_bounds(self)
         if self.eval_data_path is not None and self.eval_fraction > 0:
             raise SettingsError("--eval-fraction and --eval-data-path exclude each other: give one of them")
+        if self.packing and self.objective == "dpo":
+            raise SettingsError("--packing is for conversations and text: pairs are not packed, leave it out")
         if self.quantize != "none" and not self.has_adapters:
             raise SettingsError(
                 f"--quantize {self.quantize} needs --method lora or qlora: weights in few bits cannot be trained"
