@@ -179,6 +179,7 @@ def damage(adapter: Path, how: str) -> None:
         ('{"peft_type": "IA3"}', r"peft_type is 'IA3', only LORA"),
         ('{"bias": "all"}', r"bias is 'all'"),
         ('{"r": 7}', r"r is 7, but .* has rank 3"),
+        ('{"rank_pattern": {"(a+)+b": 3}}', r"patterns must name layers, got '\(a\+\)\+b'"),
         ('{"lora_alpha": "x"}', r"lora_alpha must be a number, got 'x'"),
         ('{"init_lora_weights": "pissa_niter_4"}', r"init_lora_weights is 'pissa_niter_4'"),
         ('{"layer_replication": [[0, 2]]}', r"asks for layer_replication"),

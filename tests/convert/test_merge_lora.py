@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from baichuan2 import CheckpointError, LoadSettings, MergeSettings, SettingsError, load_model
 from baichuan2.cli.main import main
@@ -98,6 +98,16 @@ def test_a_killed_run_goes_on_and_writes_the_same(tmp_path: Path, monkeypatch: p
     assert written
     assert not [key for key in written if "layers.0." in key]
     assert digests(folder) == digests(whole)
+
+
+def test_a_base_that_is_another_model_is_told(tmp_path: Path) -> None:
+    base = write_folder(tmp_path / "base", "7b", "safetensors")
+    adapter = write_adapter(tmp_path / "adapter", base)
+    other = shutil.copytree(base, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    save_file(tensors | {"model.norm.weight": tensors["model.norm.weight"] * 1.5}, other / "model.safetensors")
+    with pytest.warns(UserWarning, match="was trained on .*base, and this is another model"):
+        merge_adapter(MergeSettings(adapter=str(adapter), target=str(tmp_path / "merged"), base=str(other)))
 
 
 def test_a_quantised_base_is_refused_without_another(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from baichuan2.errors import TrainingError
+from baichuan2.errors import SettingsError, TrainingError
 from baichuan2.finetune.arguments import read_training_arguments
 from baichuan2.finetune.dpo import REFERENCE_FILE, DPOTrainer, dpo_losses, reply_logprobs
 from baichuan2.finetune.reference import collate_pairs
@@ -274,3 +274,11 @@ class TestGoingOn:
     def test_the_reference_of_other_pairs_is_refused(self, folder: Path) -> None:
         with pytest.raises(TrainingError, match="belongs to other training pairs"):
             self.go_on(folder, Pairs(5, first=20))
+
+
+@pytest.mark.parametrize("order", ["group_by_length", "batch_rebalance"])
+def test_pairs_are_neither_ordered_by_length_nor_packed(order: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=f"--train-sampling-strategy {order}: a pair has two lengths"):
+        trainer(tiny_model("7b"), Pairs(4), tmp_path, "--train_sampling_strategy", order)
+    with pytest.raises(SettingsError, match="--packing is for conversations and text"):
+        FinetuneSettings(objective="dpo", packing=True)

@@ -34,6 +34,25 @@ def test_a_checkpoint_takes_the_place_of_one_of_its_name(tmp_path: Path) -> None
     assert names(target) == ["new"]
 
 
+def test_a_kill_between_old_and_new_leaves_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = fill(tmp_path / "checkpoint-3", old="1")
+    staging = fill(folders.staging_folder(target), new="2")
+    rename = Path.rename
+
+    def killed(self: Path, place: Path) -> Path:
+        if self == staging:
+            raise KeyboardInterrupt
+        return rename(self, place)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folders.move_folder_in(staging, target)
+    monkeypatch.undo()
+    folders.put_in_order(tmp_path)
+    assert names(tmp_path) == ["checkpoint-3"]
+    assert names(target) == ["old"]
+
+
 def test_rest_of_killed_runs_is_removed(tmp_path: Path) -> None:
     fill(tmp_path / "checkpoint-3", a="1")
     fill(tmp_path / ".saving-checkpoint-4", a="1")

@@ -336,6 +336,11 @@ def test_a_head_in_few_bits() -> None:
     assert found.logits is None
     assert found.loss.item() == pytest.approx(wanted.loss.item(), rel=1e-6)
     assert_same(told.logprobs, per_input(wanted.logits, batch["labels"]))
+    nothing = {**batch, "labels": torch.full_like(batch["labels"], -100)}  # rows that only fill up a last batch
+    assert model(**nothing, return_logprobs=True).logprobs.tolist() == [0.0] * len(batch["labels"])
+    part = model.train()(**nothing, num_items_in_batch=7).loss
+    part.backward()
+    assert part == 0
 
 
 # peft 0.21 asks by the name that transformers 5.24 has replaced

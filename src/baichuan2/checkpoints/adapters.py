@@ -8,7 +8,7 @@ adapter asks for is refused, as replies would be wrong without it.
 import pickle
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,8 +156,8 @@ def attach(model: Any, adapters: Sequence[Adapter]) -> None:
     model.row_adapters = rows
 
 
-def check_base(model: Any, adapter: Adapter) -> None:
-    """Warns where the adapter was trained on another model of the same shape, as far as that can be seen here.
+def check_base(weights: Iterable[tuple[str, Tensor]], adapter: Adapter) -> None:
+    """Warns where the adapter was trained on another model than that of `weights`, as far as that can be seen here.
 
     Seen it is by the norms, which no quantisation changes, where the base that the adapter names is on this disk.
     """
@@ -168,7 +168,7 @@ def check_base(model: Any, adapter: Adapter) -> None:
         stored = MappedTensors(find_weight_files(folder))
     except CheckpointError:
         return
-    for name, weight in model.named_parameters():
+    for name, weight in weights:
         if not name.endswith("norm.weight") or name not in stored:
             continue
         theirs = stored[name].float()
@@ -305,11 +305,10 @@ def _of_layer(layer: str, pattern: object, default: Any) -> Any:
     """The value for a layer: of the first name in `pattern` that it ends in, as peft looks it up, else the default."""
     if isinstance(pattern, dict):
         for name, value in pattern.items():
-            try:
-                is_meant = re.match(rf"(.*\.)?({name.removeprefix('^')})$", layer) is not None
-            except re.error:
-                continue
-            if is_meant:
+            # a regular expression of somebody else's can take longer than anybody waits; peft itself writes names
+            if re.fullmatch(r"\^?[\w.]+", name) is None:
+                raise CheckpointError(f"{CONFIG_NAME}: rank and alpha patterns must name layers, got {name[:80]!r}")
+            if f".{layer}".endswith("." + name.removeprefix("^")):
                 return value
     return default
 

@@ -209,7 +209,7 @@ def _with_adapters(model: "BaichuanForCausalLM | PlainBaichuan", settings: LoadS
     named = settings.named_adapters
     found = [read_adapter(Path(path).expanduser(), model.config) for path in named.values() or [settings.adapter]]
     for adapter in found:
-        check_base(model, adapter)
+        check_base(model.named_parameters(), adapter)
     if named:
         attach(model, found)
     else:

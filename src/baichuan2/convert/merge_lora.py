@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import baichuan2
-from baichuan2.checkpoints.adapters import Adapter, base_of, read_adapter
+from baichuan2.checkpoints.adapters import Adapter, base_of, check_base, read_adapter
 from baichuan2.checkpoints.shards import read_json
 from baichuan2.convert.description import INDEX_FILE, index_text
 from baichuan2.convert.output import PartialFolder, check_target, digest_of, files_to_copy
@@ -26,6 +26,7 @@ from baichuan2.settings import MergeSettings
 __all__ = ["MergedFolder", "merge_adapter"]
 
 WEIGHT = ".weight"
+NORM = "norm.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class MergedFolder:
 def merge_adapter(settings: MergeSettings, watch: Callable[[int, int], None] | None = None) -> MergedFolder:
     """Writes the model that `settings.adapter` was trained on, changed by it, to the new folder `settings.target`.
 
-    `watch` is told how many of how many decoder layers are written.
+    `watch` is told how many of how many decoder layers are written. Warns where `settings.base` is another model.
 
     Raises:
         SettingsError: adapter or target is missing, the target cannot be taken, or another job is unfinished there.
@@ -60,6 +61,7 @@ def merge_adapter(settings: MergeSettings, watch: Callable[[int, int], None] | N
     if target.parent.resolve().joinpath(target.name).is_relative_to(folder.resolve()):
         raise SettingsError(f"TARGET {settings.target} lies inside ADAPTER: give a folder elsewhere")
     adapter = read_adapter(folder, source.config)
+    check_base(((name, source.tensors[name]) for name in source.tensors if name.endswith(NORM)), adapter)
     kept = files_to_copy(source.folder)
     with PartialFolder(target, _identity(source, adapter)) as partial:
         _write_weights(partial, source, adapter, watch or (lambda *_: None))

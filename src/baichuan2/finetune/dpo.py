@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from transformers import TrainerCallback
 
+from baichuan2.errors import SettingsError
 from baichuan2.finetune.reference import PairsWithReference, collate_pairs, read_reference, write_reference
 from baichuan2.finetune.trainer import BaichuanTrainer
 from baichuan2.model.loss import IGNORED_LABEL
 from baichuan2.settings import FinetuneSettings
 
 REFERENCE_FILE = "reference.safetensors"
+BY_LENGTH = ("group_by_length", "batch_rebalance")
+"""Orders of the data for which the framework asks each item for its one length."""
 METRICS = (
     "loss",
     "rewards/chosen",
@@ -90,6 +93,9 @@ class DPOTrainer(BaichuanTrainer):
         self._settings = settings
         self._reference_path = data_directory / REFERENCE_FILE
         self._pair_sums = {"train": _Sums(), "eval": _Sums()}
+        order = kwargs["args"].train_sampling_strategy
+        if order in BY_LENGTH:
+            raise SettingsError(f"--train-sampling-strategy {order}: a pair has two lengths, leave it out")
         kwargs["args"].remove_unused_columns = False  # no field of a pair has the name of an input of the model
         super().__init__(**{**kwargs, "data_collator": collate_pairs})
         self.label_names = ["labels"]

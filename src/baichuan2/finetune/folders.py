@@ -33,6 +33,7 @@ __all__ = [
 STAGING = ".saving-"
 COMPLETE = ".complete-"
 DELETED = ".deleting-"
+REPLACED = ".replaced-"
 FINAL = "model"
 FILES_RECORD = "files.json"
 """In each checkpoint: the size of every other file, by its path in the folder."""
@@ -66,8 +67,11 @@ def final_staging_folder(output_dir: Path) -> Path:
 
 
 def move_folder_in(staging: Path, target: Path) -> None:
-    """Gives the complete folder `staging` the name `target`; what had it before is deleted afterwards."""
-    old = target.with_name(DELETED + target.name)
+    """Gives the complete folder `staging` the name `target`; what had it before is deleted afterwards.
+
+    Killed between the two, `put_in_order` gives the name back.
+    """
+    old = target.with_name(REPLACED + target.name)
     if target.exists():
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
@@ -115,8 +119,12 @@ def put_in_order(output_dir: Path) -> None:
     complete = output_dir / (COMPLETE + FINAL)
     if (complete / NAMES).is_file():
         move_files_in(complete, output_dir)
-    for path in output_dir.iterdir():
-        if path.name.startswith((STAGING, DELETED, COMPLETE)):
+    for path in list(output_dir.glob(f"{REPLACED}*")):
+        place = path.with_name(path.name.removeprefix(REPLACED))
+        if not place.exists():
+            path.rename(place)
+    for path in list(output_dir.iterdir()):
+        if path.name.startswith((STAGING, DELETED, COMPLETE, REPLACED)):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -126,6 +126,8 @@ class FinetuneSettings:
             raise SettingsError("--eval-fraction and --eval-data-path exclude each other: give one of them")
         if self.packing and self.objective == "dpo":
             raise SettingsError("--packing is for conversations and text: pairs are not packed, leave it out")
+        if self.objective == "dpo" and self.dpo_beta == 0 and self.dpo_sft_weight == 0:
+            raise SettingsError("--dpo-beta 0 teaches nothing: give a number above 0, such as 0.1")
         if self.quantize != "none" and not self.has_adapters:
             raise SettingsError(
                 f"--quantize {self.quantize} needs --method lora or qlora: weights in few bits cannot be trained"
