@@ -1,6 +1,7 @@
 """Attention of both sizes: against the oracle, between implementations, block by block, and within its memory."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -110,6 +111,14 @@ def test_eager_equals_sdpa(model: BaichuanForCausalLM, implementation: Any, padd
     implementation("eager")
     assert model.config._attn_implementation == "eager"
     assert_close(model(ids, attention_mask=given).logits[compared], wanted[compared])
+
+
+@torch.no_grad()
+def test_float64_is_float32_with_more_digits(model: BaichuanForCausalLM) -> None:
+    ids = random_ids(2, 12)
+    wanted = model(input_ids=ids).logits
+    wide = deepcopy(model).double()
+    torch.testing.assert_close(wide(input_ids=ids).logits.float(), wanted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("mask_kind", ["boolean", "integer", "additive", "rows"])
