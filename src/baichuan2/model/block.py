@@ -99,7 +99,7 @@ def alibi_bias(
     if alibi is None:
         return None
     is_official = config.alibi_numerics == "official"
-    # Only the CPU kernel is known to add a float32 bias to half-precision scores; elsewhere, and to scores in float64, it
+    # Only the CPU kernel is known to add a float32 bias to half-precision scores; elsewhere, and in float64, it
     # must match them.
     is_wide = hidden_states.dtype == torch.float64
     keeps_float32 = not is_official and hidden_states.device.type == "cpu" and not is_wide
