@@ -67,6 +67,21 @@ def test_evaluation_is_by_tokens_and_the_best_model_is_kept(base: Path, tmp_path
     assert again.evaluation_loss == result.evaluation_loss
 
 
+def test_the_same_command_goes_on_with_a_run_that_was_stopped(base: Path, tmp_path: Path) -> None:
+    own = settings(base, data_file(tmp_path / "data.json"))
+    train(own, tmp_path / "whole")
+    with pytest.raises(BaseException):  # noqa: B017, PT011  # the process is gone
+        train(own, tmp_path / "out", KilledAfter(4))
+    book = Book()
+    train(own, tmp_path / "out", book)
+    assert f"going on from {tmp_path}/out/checkpoint-3; --overwrite-output-dir True would start anew" in book.notes
+    assert [step.step for step in book.steps] == list(range(4, 9))
+    assert_equal_weights(tmp_path / "out", tmp_path / "whole")
+    assert train(own, tmp_path / "out").was_finished
+    with pytest.raises(SettingsError, match="holds a finished run"):
+        train(own, tmp_path / "out", resume_from_checkpoint=False, num_train_epochs=3)
+
+
 def test_an_output_folder_with_an_earlier_run_is_refused(base: Path, tmp_path: Path) -> None:
     out, data = tmp_path / "out", data_file(tmp_path / "data.json")
     own = settings(base, data)
@@ -76,7 +91,7 @@ def test_an_output_folder_with_an_earlier_run_is_refused(base: Path, tmp_path: P
     with pytest.raises(
         SettingsError, match=r"holds checkpoint-3.*--resume-from-checkpoint True.*--overwrite-output-dir"
     ):
-        train(own, out)
+        train(own, out, num_train_epochs=3)
     other = settings(base, data_file(tmp_path / "other.json", seed=1), model_max_length=40)
     for changed, values, message in (
         (other, {}, "model_max_length was 48, is 40; the data differs"),

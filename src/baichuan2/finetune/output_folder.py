@@ -1,7 +1,8 @@
 """The output folder before a run: can it be written, is there room, and what of an earlier run lies in it.
 
-Training over an earlier run by mistake would lose it, so a folder that holds one is refused unless the command says
-what to do: `--resume-from-checkpoint True` goes on, `--overwrite-output-dir True` starts anew.
+Training over an earlier run by mistake would lose it. The same command as before goes on with it, as all long work here
+does; any other is refused unless it says what to do: `--resume-from-checkpoint True` goes on,
+`--overwrite-output-dir True` starts anew.
 """
 
 import contextlib
@@ -36,6 +37,8 @@ class EarlierRun:
     """It came to its end: its model lies in the folder."""
     place: Path
     """The checkpoint, or the output folder."""
+    refusal: str | None = None
+    """What to say where the command differs from that run's in any way, as it did not ask to go on; None: it did."""
 
 
 def check_writable(output_dir: Path, model_folder: Path) -> None:
@@ -108,7 +111,9 @@ def find_earlier_run(output_dir: Path, arguments: FinetuneArguments, note: Calla
     found = folders.whole_checkpoints(output_dir)
     record = run_record.read_record(output_dir)
     is_finished = run_record.is_finished(record)
-    if wish.lower() == "true":
+    refusal = _refusal(output_dir, found, is_finished)
+    is_silent = not wish and not arguments.overwrite_output_dir and record is not None and refusal is not None
+    if wish.lower() == "true" or is_silent:
         while found and (damaged := folders.damaged_files(found[-1])):
             note(f"{found[-1]} is damaged ({damaged[0]} is not as it was written): going on from the one before it")
             found.pop()
@@ -121,18 +126,27 @@ def find_earlier_run(output_dir: Path, arguments: FinetuneArguments, note: Calla
             record if is_finished else run_record.read_record(found[-1]),
             is_finished,
             checkpoint or output_dir,
+            refusal if is_silent else None,
         )
     if arguments.overwrite_output_dir:
         return EarlierRun(None, None, False, output_dir)
-    what = found[-1] if found else output_dir if any((output_dir / name).exists() for name in MODEL_FILES) else None
-    if what is not None:
-        held = "a finished run" if is_finished else f"{what.name} of an earlier run" if found else "a model"
-        going_on = "--resume-from-checkpoint True goes on with it, " if found else ""
-        raise SettingsError(
-            f"--output-dir {output_dir} holds {held}: {going_on}--overwrite-output-dir True deletes it and starts "
-            "anew, another --output-dir leaves it as it is"
-        )
+    if refusal is not None:
+        raise SettingsError(refusal)
     return EarlierRun(None, None, False, output_dir)
+
+
+def _refusal(output_dir: Path, checkpoints: list[Path], is_finished: bool) -> str | None:
+    """Why a command that says nothing about an earlier run is not taken; None: the folder holds none."""
+    if not checkpoints and not any((output_dir / name).exists() for name in MODEL_FILES):
+        return None
+    held = "a finished run" if is_finished else "a model"
+    if checkpoints and not is_finished:
+        held = f"{checkpoints[-1].name} of an earlier run"
+    going_on = "--resume-from-checkpoint True goes on with it, " if checkpoints else ""
+    return (
+        f"--output-dir {output_dir} holds {held}: {going_on}--overwrite-output-dir True deletes it and starts anew, "
+        "another --output-dir leaves it as it is"
+    )
 
 
 def clear(output_dir: Path) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "RUN_RECORD",
     "describe_run",
     "is_finished",
+    "is_same_run",
     "mark_finished",
     "read_record",
     "settle_differences",
@@ -79,6 +80,11 @@ def settle_differences(old: Mapping[str, Any], new: Mapping[str, Any], checkpoin
     if not changed:
         return None
     return f"going on from {checkpoint} with other settings: {'; '.join(named[name] for name in changed)}"
+
+
+def is_same_run(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
+    """Whether nothing at all has changed since the record `old` was written."""
+    return old is not None and {name: old.get(name) for name in new} == json.loads(json.dumps(new))
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

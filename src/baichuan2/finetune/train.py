@@ -32,7 +32,7 @@ from baichuan2.finetune.output_folder import (
     find_earlier_run,
 )
 from baichuan2.finetune.preview import shown_examples
-from baichuan2.finetune.run_record import describe_run, mark_finished, settle_differences, write_record
+from baichuan2.finetune.run_record import describe_run, is_same_run, mark_finished, settle_differences, write_record
 from baichuan2.finetune.starting_model import starting_model
 from baichuan2.finetune.trainer import BaichuanTrainer
 from baichuan2.finetune.watching import Silence, Watcher
@@ -103,9 +103,13 @@ def _train(
     _check_batch(arguments, data.train)
     arrange_evaluation(settings, arguments, has_data=data.evaluation is not None, note=watcher.note)
     record = describe_run(settings, arguments, model_folder=folder, dataset=data.train)
+    if earlier.refusal is not None and not is_same_run(earlier.record, record):
+        raise SettingsError(earlier.refusal)
     changed = settle_differences(earlier.record, record, earlier.place) if earlier.record is not None else None
     if earlier.is_finished and changed is None:
         return _finished_before(output_dir, earlier)
+    if earlier.refusal is not None:
+        watcher.note(f"going on from {earlier.place}; --overwrite-output-dir True would start anew")
     if changed is not None:
         watcher.note(changed)
         if earlier.checkpoint is None:
