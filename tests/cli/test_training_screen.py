@@ -88,7 +88,7 @@ def test_a_run_that_was_stopped_says_how_to_go_on(capsys: pytest.CaptureFixture[
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "stopped after step 12 of 120" in printed.err
-    assert "--resume-from-checkpoint True goes on from out/checkpoint-12" in printed.err
+    assert "the same command goes on from out/checkpoint-12" in printed.err
 
 
 def test_both_languages_fill_the_same_gaps() -> None:

@@ -52,7 +52,7 @@ CHINESE = TrainingWords(
     evaluating="评估",
     saved="检查点：{folder}",
     stopping="收到 {signal}：完成这一步并保存检查点后停止；再来一次则立即停止",
-    stopped="[在第 {step}/{steps} 步后停止；用同一命令加 --resume-from-checkpoint True 可从 {checkpoint} 继续]",
+    stopped="[在第 {step}/{steps} 步后停止；用同一命令可从 {checkpoint} 继续]",
     was_finished="{folder} 中的训练早已完成（{steps} 步），无事可做；--overwrite-output-dir True 可重新训练。",
     done="完成：{steps} 步，loss {loss:.4f}，{tokens:,} 个 token，用时 {time}。",
     done_held_out="评估 loss {loss:.4f}，困惑度 {perplexity:.2f}。",
@@ -76,10 +76,7 @@ ENGLISH = TrainingWords(
     evaluating="evaluating",
     saved="checkpoint: {folder}",
     stopping="{signal}: this step is finished and a checkpoint written, then the run stops; once more stops it at once",
-    stopped=(
-        "[stopped after step {step} of {steps}; the same command with --resume-from-checkpoint True goes on from "
-        "{checkpoint}]"
-    ),
+    stopped=("[stopped after step {step} of {steps}; the same command goes on from {checkpoint}]"),
     was_finished=(
         "the run in {folder} is finished ({steps} steps), there is nothing to do; --overwrite-output-dir True trains "
         "anew."

@@ -239,7 +239,7 @@ class BaichuanTrainer(Trainer):
         checkpoint = self.newest_checkpoint
         if checkpoint is None:
             return "no checkpoint was written yet"
-        return f"{checkpoint} is whole: the same command with --resume-from-checkpoint True goes on from it"
+        return f"{checkpoint} is whole: the same command goes on from it"
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Writes a checkpoint beside its place, and gives it its name when all of it is on the disk."""
