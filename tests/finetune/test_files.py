@@ -43,15 +43,30 @@ def test_rows_are_named_by_line_or_item(tmp_path: Path) -> None:
     assert [row.place for row in iter_rows(items)] == [f"{items}, item 0", f"{items}, item 1"]
 
 
-def test_a_long_list_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"id": index, "text": "好" * 50, "n": 1.5} for index in range(300)]
+@pytest.mark.parametrize("window", [1, 7, 4096])
+def test_a_long_list_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+    rows: list[Any] = [{"id": index, "text": "好" * 50, "n": 1.5} for index in range(300)]
+    rows += [12345678901, "\ud800", -1e-7, [], {}, True, None, [[1, [2]], {"a": "]"}], '🙂 " ,']
     path = tmp_path / "long.json"
-    path.write_text(json.dumps(rows, ensure_ascii=False), "utf-8")
+    path.write_bytes(json.dumps(rows, ensure_ascii=False, indent=1).replace("\ud800", "\\ud800").encode())
     monkeypatch.setattr(files, "LARGEST_LIST", 1000)
+    monkeypatch.setattr(files, "WINDOW", window)
     monkeypatch.setattr(files, "_parse_list", None)
     assert values(path) == rows
-    path.write_text(path.read_text("utf-8")[:5000], "utf-8")
-    with pytest.raises(DataError, match=r"long\.json is not JSON behind item \d+: "):
+    monkeypatch.setattr(files, "LARGEST_ROW", 2000)
+    whole = path.read_text("utf-8")
+    for text, message in (
+        (whole[:5000], "Unterminated string|expected|Expecting"),
+        (whole + " 1", "behind item 308: Extra data"),
+        (whole.replace('"id": 200,', '"id": 200 ?,'), "behind item 199: Expecting ',' delimiter"),
+        (whole.replace("}", "};", 1), "behind item 0: expected ',' or '\\]', got ';'"),
+        (whole[:-1].rstrip() + ",]", "Expecting value"),
+    ):
+        path.write_text(text, "utf-8")
+        with pytest.raises(DataError, match=rf"long\.json is not JSON.*{message}"):
+            list(iter_rows(path))
+    path.write_bytes(whole.encode()[:6000] + b"\xff" + whole.encode()[6000:])
+    with pytest.raises(DataError, match=r"is not UTF-8 behind item \d+"):
         list(iter_rows(path))
 
 

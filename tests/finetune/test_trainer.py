@@ -130,7 +130,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     monkeypatch.setattr(BaichuanTrainer, "_save", save_model)
     monkeypatch.setattr(folders, "move_folder_in", move)
     with pytest.raises(
-        TrainingError, match=r"cannot write a checkpoint.*the disk is full.*checkpoint-3 is whole: the same command goes on from it"
+        TrainingError,
+        match=r"cannot write a checkpoint.*the disk is full.*checkpoint-3 is whole: the same command goes on from it",
     ):
         train(own, tmp_path / "out", save_total_limit=1)
     assert [path.name for path in folders.whole_checkpoints(tmp_path / "out")] == ["checkpoint-3"]

@@ -4,6 +4,7 @@ A file's kind is seen from its beginning: a JSON list, JSON objects one a line (
 so, each maybe compressed by gzip. A row that cannot be read is handed on with its error, so that the caller decides.
 """
 
+import codecs
 import gzip
 import io
 import json
@@ -14,13 +15,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from baichuan2.errors import DataError
-from baichuan2.optional import require
 
 __all__ = ["RawRow", "find_files", "iter_rows", "text_pieces"]
 
 SUFFIXES: Final = (".json", ".jsonl", ".ndjson", ".txt", ".md")
 LARGEST_ROW: Final = 1 << 26  # bytes: a longer line is a file of another kind
 LARGEST_LIST: Final = 1 << 24  # bytes of a JSON list that is read at once, which finds line and column of mistakes
+WINDOW: Final = 1 << 20  # bytes of a longer one that are read at once
 PIECE: Final = 1 << 16  # characters of plain text that are encoded at once
 FOREIGN: Final = {
     b"PAR1": "a Parquet file",
@@ -185,7 +186,7 @@ def _iter_list(path: Path, stream: Any) -> Iterator[RawRow]:
     """The items of one JSON list: of a short file by the standard library, of a long one piece by piece."""
     content = stream.read(LARGEST_LIST + 1)
     is_short = len(content) <= LARGEST_LIST
-    items = _parse_list(path, content) if is_short else _stream_list(path, _Joined(content, stream))
+    items = _parse_list(path, content) if is_short else _stream_list(path, content, stream)
     number = -1
     for number, value in enumerate(items):
         yield RawRow(f"{path}, item {number}", number, value)
@@ -207,31 +208,84 @@ def _parse_list(path: Path, content: bytes) -> Iterator[Any]:
     return iter(value)
 
 
-def _stream_list(path: Path, stream: "_Joined") -> Iterator[Any]:
-    ijson = require("ijson", extra="train")
+def _stream_list(path: Path, beginning: bytes, rest: Any) -> Iterator[Any]:
+    """The items of a list of any length, of whose text one item and a window behind it are in memory."""
+    window = _Window(path, beginning, rest)
     number = 0
     try:
-        for value in ijson.items(stream, "item", use_float=True):
-            yield value
+        window.skip("[")
+        while window.next_character() != "]" or number:
+            yield window.read_value()
             number += 1
-    except (ijson.JSONError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
+            if window.skip(",", "]") == "]":
+                break
+        else:
+            window.skip("]")
+        if window.next_character():
+            raise json.JSONDecodeError("Extra data", window.text, window.place)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 behind item {number - 1}: {error.reason}") from error
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise DataError(f"{path} is not JSON behind item {number - 1}: {reason}") from error
 
 
-class _Joined:
-    """What was read already, then the rest."""
+class _Window:
+    """A part of a long JSON text, which moves on as it is read."""
 
-    def __init__(self, beginning: bytes, rest: Any) -> None:
-        self._beginning = memoryview(beginning)
+    def __init__(self, path: Path, beginning: bytes, rest: Any) -> None:
+        self.text = ""
+        self.place = 0
+        self._path = path
+        self._waiting = io.BytesIO(beginning)
         self._rest = rest
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode
+        self._parse = json.JSONDecoder().raw_decode
+        self._is_whole = False
 
-    def read(self, size: int = -1) -> bytes:
-        if len(self._beginning):
-            size = len(self._beginning) if size < 0 else size
-            part, self._beginning = bytes(self._beginning[:size]), self._beginning[size:]
-            return part
-        return bytes(self._rest.read(size))
+    def next_character(self) -> str:
+        """The next character that is no white space; none at the end."""
+        while True:
+            for place in range(self.place, len(self.text)):
+                if self.text[place] not in " \t\r\n":
+                    self.place = place
+                    return self.text[place]
+            self.place = len(self.text)
+            if self._is_whole:
+                return ""
+            self._grow()
+
+    def skip(self, *wanted: str) -> str:
+        """Goes behind the next character, which must be one of `wanted`, and gives it."""
+        found = self.next_character()
+        if found not in wanted:
+            expected = " or ".join(repr(character) for character in wanted)
+            raise ValueError(f"expected {expected}, got {found!r}" if found else f"expected {expected}, it is cut off")
+        self.place += 1
+        return found
+
+    def read_value(self) -> Any:
+        """The value that begins at the next character."""
+        self.next_character()
+        while True:
+            try:
+                value, end = self._parse(self.text, self.place)
+            except json.JSONDecodeError:
+                if self._is_whole or len(self.text) - self.place > LARGEST_ROW:
+                    raise
+            else:
+                if end < len(self.text) or self._is_whole:  # a number that ends with the window may go on
+                    self.place = end
+                    return value
+            self._grow()
+
+    def _grow(self) -> None:
+        """Drops what lies behind, and reads on: as much again as is still held, so that long values stay cheap."""
+        self.text, self.place = self.text[self.place :], 0
+        size = max(WINDOW, len(self.text))
+        part = self._waiting.read(size) or self._rest.read(size)
+        self._is_whole = not part
+        self.text += self._decode(part, not part)
 
 
 def _iter_text(path: Path, stream: Any) -> Iterator[RawRow]:
