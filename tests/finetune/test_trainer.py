@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,15 @@ class Signals(Silence):
             os.kill(os.getpid(), self._number)
 
 
+@pytest.fixture
+def heard_interrupts() -> Iterator[None]:
+    """Ctrl-C as it is in a terminal: a shell that starts the tests in the background makes them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_interrupts")
 @pytest.mark.parametrize(("strategy", "step", "number"), [("epoch", 4, signal.SIGTERM), ("steps", 3, signal.SIGINT)])
 def test_a_signal_ends_the_run_with_a_checkpoint_that_goes_on_exactly(
     strategy: str, step: int, number: int, base: Path, tmp_path: Path
