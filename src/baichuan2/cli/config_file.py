@@ -141,6 +141,7 @@ def _parse_yaml(text: str) -> Any:
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc, name-defined]  # a class of an optional package
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            """The mapping of `node`, whose names are all different."""
             _once([(key.value, None) for key, _ in node.value])
             return dict(super().construct_mapping(node, deep=deep))
 

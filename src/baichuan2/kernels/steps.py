@@ -366,11 +366,9 @@ class StepModel:
         _check(embeddings, (num_rows, structure.hidden_size), (self.dtype,))
         for angles in rotation or ():
             _check(angles, (num_rows, structure.head_dim), (torch.float32,))
-        if logits is None:
-            logits = torch.empty(len(rows.wanted), head.shape[0], dtype=self.dtype)
+        logits = torch.empty(len(rows.wanted), head.shape[0], dtype=self.dtype) if logits is None else logits
         _check(logits, (len(rows.wanted), head.shape[0]), (self.dtype,))
-        pointers = [_Cache(*(part.data_ptr() for part in _in_order(layer))) for layer in caches]
-        array = (_Cache * len(pointers))(*pointers)
+        array = (_Cache * len(caches))(*(_Cache(*(part.data_ptr() for part in _in_order(one))) for one in caches))
         arrays = [_array(numbers) for numbers in (rows.sequence, rows.place, rows.first, rows.wanted)]
         sequence, place, first, wanted = map(ctypes.addressof, arrays)
         adapter = None if rows.adapter is None or max(rows.adapter) < 0 else _array(rows.adapter)
