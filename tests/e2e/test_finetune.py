@@ -151,6 +151,7 @@ def test_preferences_hold_for_strangers_whom_no_pair_names(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.long  # python -m pytest -m long tests/e2e/test_finetune.py
 @pytest.mark.timeout(1800)
 def test_the_guide_s_runs_teach_what_its_figures_say(tmp_path: Path) -> None:
     """All runs of the benchmark page, by its script, with room below its figures for other machines' rounding."""
