@@ -68,7 +68,17 @@ def run_line(line: str, model_folder: Path) -> int:
     if arguments[0] == "quantize":
         arguments = [str(model_folder) if part == "demo-chat" else part for part in arguments]
         arguments += ["--calibration-tokens", "256"]
+    if arguments[0] == "finetune":
+        arguments += ["--max-steps", "2"]
     return main(arguments)
+
+
+def written_by(line: str) -> str | None:
+    """The folder that a line of the README makes."""
+    words = expanded(line)
+    if words[0] == "finetune":
+        return words[words.index("--output-dir") + 1]
+    return words[2] if words[0] in ("quantize", "merge") and "--report" not in words else None
 
 
 def shortened(texts: list[ReportText]) -> list[ReportText]:
@@ -84,6 +94,7 @@ def test_command_runs(line, model_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("你好\n"))
     monkeypatch.setenv("BAICHUAN2_MODEL", str(model_folder))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     nothing = ProcessMemory(resident=1, anonymous=1, file_backed=0, peak=1)  # tests/bench measures in a process
     stages = {"before": nothing, "loaded": nothing, "generated": nothing}
     measured = LoadMemory(**stages, weight_bytes=1, num_tokens=8, load_seconds=0.1)
@@ -91,13 +102,12 @@ def test_command_runs(line, model_folder, tmp_path, monkeypatch, capsys):
     built_in = report.built_in_texts
     monkeypatch.setattr(report, "built_in_texts", lambda *args, **kwargs: shortened(built_in(*args, **kwargs)))
     for earlier in command_lines():  # what a line reads, an earlier one has written
-        writes = earlier.startswith("quantize") and "--report" not in earlier and earlier != line
-        if writes and expanded(earlier)[2] in expanded(line):
+        if earlier != line and written_by(earlier) in expanded(line)[1:]:
             assert run_line(earlier, model_folder) == 0
     capsys.readouterr()
     assert run_line(line, model_folder) == 0
     out, err = capsys.readouterr()
-    assert out.strip() or (line.startswith("quantize") and "done: " in err)
+    assert out.strip() or (line.startswith(("quantize", "finetune", "merge")) and "done: " in err)
     assert "error" not in err
 
 
