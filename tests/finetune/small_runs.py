@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from baichuan2.finetune.arguments import FinetuneArguments, read_training_arguments
 from baichuan2.finetune.train import FinetuneResult, finetune
-from baichuan2.finetune.watching import Progress, Silence
+from baichuan2.finetune.watching import Evaluation, Progress, Silence
 from baichuan2.settings import FinetuneSettings
 from tests.tiny import Size, tiny_model
 from tests.tokenizer_files import tokenizer
@@ -32,6 +32,29 @@ class KilledAfter(Silence):
         """Out."""
         if progress.step == self.last_step:
             raise Killed
+
+
+class Book(Silence):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.steps: list[Progress] = []
+        self.evaluations: list[Evaluation] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def stepped(self, progress: Progress) -> None:
+        self.steps.append(progress)
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        self.evaluations.append(evaluation)
+
+
+def names(folder: Path) -> list[str]:
+    """What a run left in its folder, beside the prepared data."""
+    return sorted(path.name for path in folder.iterdir() if path.name != "data")
 
 
 def base_folder(path: Path, size: Size = "7b", **changes: Any) -> Path:

@@ -6,12 +6,14 @@ import pytest
 
 from baichuan2.errors import SettingsError
 from baichuan2.finetune import folders, output_folder
-from baichuan2.finetune.watching import Evaluation, Progress, Silence
+from baichuan2.finetune.watching import Progress, Silence
 from tests.finetune.small_runs import (
+    Book,
     KilledAfter,
     assert_equal_weights,
     base_folder,
     data_file,
+    names,
     settings,
     train,
 )
@@ -20,28 +22,6 @@ from tests.finetune.small_runs import (
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base_folder(tmp_path_factory.mktemp("base"))
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name != "data")
-
-
-class Book(Silence):
-    """Writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.steps: list[Progress] = []
-        self.evaluations: list[Evaluation] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def stepped(self, progress: Progress) -> None:
-        self.steps.append(progress)
-
-    def evaluated(self, evaluation: Evaluation) -> None:
-        self.evaluations.append(evaluation)
 
 
 def test_evaluation_is_by_tokens_and_the_best_model_is_kept(base: Path, tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ from baichuan2.checkpoints.load import load_model
 from baichuan2.errors import SettingsError, TrainingError
 from baichuan2.finetune import folders
 from baichuan2.finetune.trainer import BaichuanTrainer
-from baichuan2.finetune.watching import Evaluation, Progress, Silence
+from baichuan2.finetune.watching import Progress, Silence
 from tests.finetune.small_runs import (
     assert_equal_weights,
     base_folder,
     data_file,
+    names,
     settings,
     train,
     weights,
@@ -29,28 +30,6 @@ from tests.finetune.small_runs import (
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base_folder(tmp_path_factory.mktemp("base"))
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name != "data")
-
-
-class Book(Silence):
-    """Writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.steps: list[Progress] = []
-        self.evaluations: list[Evaluation] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def stepped(self, progress: Progress) -> None:
-        self.steps.append(progress)
-
-    def evaluated(self, evaluation: Evaluation) -> None:
-        self.evaluations.append(evaluation)
 
 
 def test_a_loss_that_is_no_number_names_and_saves_the_row(
