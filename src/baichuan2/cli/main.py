@@ -44,6 +44,7 @@ COMMANDS = {
         "baichuan2.cli.commands.finetune", "teach a model: all weights or adapters, from your own data"
     ),
     "merge": Command("baichuan2.cli.commands.merge", "put an adapter into the weights: a model as any other"),
+    "evaluate": Command("baichuan2.cli.commands.evaluate", "score a model on benchmarks, by the official recipes"),
     "quantize": Command("baichuan2.cli.commands.quantize", "write a model in 8 or 4 bits"),
     "plan": Command("baichuan2.cli.commands.plan", "show which precision and context fit into memory"),
     "info": Command("baichuan2.cli.commands.info", "show versions, devices, extras and embedded models"),
