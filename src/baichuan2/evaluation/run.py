@@ -48,7 +48,7 @@ def _questions(task: Task, recipe: ChoiceRecipe, settings: EvaluationSettings) -
     data, split = Path(settings.data), settings.split or task.split
     shots = settings.shots if settings.shots is not None else recipe.shots
     questions = []
-    for subject in settings.subjects.split(",") if settings.subjects else task.subjects:
+    for subject in settings.subject_names or task.subjects:
         title = recipe.titles.get(subject, task.subjects[subject].title)
         examples = read_items(task, data, task.example_split, subject)[:shots]
         for item in read_items(task, data, split, subject)[: settings.limit]:
