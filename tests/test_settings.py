@@ -75,3 +75,9 @@ def test_pairs_are_not_packed():
     with pytest.raises(SettingsError, match="--packing is for conversations and text: pairs are not packed"):
         FinetuneSettings(objective="dpo", packing=True)
     assert FinetuneSettings(objective="pretrain", packing=True).packing
+
+
+@pytest.mark.parametrize("text", ["=path", "a=x,=y", " ", "a="])
+def test_an_adapter_is_a_folder_or_has_a_name(text):
+    with pytest.raises(SettingsError, match="--adapter must be a folder, or NAME=PATH with commas, got"):
+        LoadSettings(adapter=text)

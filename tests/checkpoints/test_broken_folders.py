@@ -69,6 +69,10 @@ def empty(folder: Path) -> None:
     folder.mkdir()
 
 
+def adapter_alone(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
 def pickled_code(folder: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Callable[..., object], tuple[str, ...]]:
@@ -88,6 +92,7 @@ def add_to_index(folder: Path, **changes: object) -> None:
 WHOLE: list[tuple[str, Damage, str]] = [
     ("empty folder", empty, "is empty: give the folder of a Baichuan model"),
     ("no config", remove("config.json"), "holds no config.json"),
+    ("an adapter", adapter_alone, "holds an adapter, not a model: give it by --adapter "),
     ("config no JSON", write("config.json", '{"model_type": "baichuan",\n}'), r"config.json is no valid JSON \(line 2"),
     ("config no text", lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "cannot be read as text"),
     ("config a list", write("config.json", "[]"), "must hold a JSON object, got a list"),

@@ -144,6 +144,7 @@ def test_yes_and_no_for_fsdp_are_what_the_framework_understands():
         ("--max_grad_norm inf", "--max_grad_norm must be a number from 0 on, got inf"),
         ("--deepspeed missing.json", "--deepspeed missing.json: there is no such file"),
         ("--deepspeed .", "--deepspeed .: Is a directory"),
+        ("--do_train False", "--do_train False: this command trains"),
     ],
 )
 def test_wrong_flags_and_values_are_told_in_one_line(words, message, tmp_path, monkeypatch):

@@ -290,6 +290,12 @@ def test_a_store_is_taken_again_only_while_nothing_changed(tmp_path: Path, monke
     damaged.write_bytes(damaged.read_bytes()[:-4])
     assert len(prepare(tmp_path, path).train) == 6
     assert len(builds) == 4
+    before = Path(path).stat()
+    write_rows(tmp_path / "data.jsonl", [talk(9), *rows])  # another file of the same size and date
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert Path(path).stat().st_size == before.st_size
+    prepare(tmp_path, path)
+    assert len(builds) == 5
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import GenerationConfig
 from transformers.utils import logging
 
+from baichuan2.checkpoints.adapters import CONFIG_NAME as ADAPTER_FILE
 from baichuan2.checkpoints.adapters import attach, base_of, check_base, merge_into, read_adapter
 from baichuan2.checkpoints.device import pick_device, placement
 from baichuan2.checkpoints.locate import DEMO_DIR, locate
@@ -226,6 +227,8 @@ def read_config(folder: Path) -> BaichuanConfig:
     """
     path = folder / "config.json"
     if not path.is_file():
+        if (folder / ADAPTER_FILE).is_file():
+            raise CheckpointError(f"{folder} holds an adapter, not a model: give it by --adapter {folder}")
         is_empty = not any(folder.iterdir())
         found = "is empty" if is_empty else "holds no config.json"
         raise CheckpointError(f"{folder} {found}: give the folder of a Baichuan model")

@@ -209,6 +209,8 @@ def read_training_arguments(arguments: Sequence[str], other_names: Sequence[str]
     if unknown:
         raise SettingsError(unknown_flag(unknown[0], [*names, *other_names]))
     values = vars(namespace)
+    if not values["do_train"] and any(word.partition("=")[0] in ("--do_train", "--do-train") for word in words):
+        raise SettingsError("--do_train False: this command trains; baichuan2 evaluate scores a model, so leave it out")
     if values["output_dir"] is not None and not values["output_dir"].strip():
         raise SettingsError("--output_dir must name a folder, got ''")
     try:

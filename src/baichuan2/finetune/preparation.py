@@ -155,7 +155,8 @@ class _Source:
         facts = {
             "version": VERSION,
             "files": [
-                [str(file.resolve()), stat.st_size, stat.st_mtime_ns]
+                # the change time too: a copy that keeps size and date is another file
+                [str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
                 for file, stat in zip(self.files, stats, strict=True)
             ],
             "tokenizer": _tokenizer_digest(self.tokenizer),

@@ -59,7 +59,9 @@ class LoadSettings:
     def __post_init__(self) -> None:
         check_bounds(self)
         parts = self._adapter_parts()
-        if self.adapter is not None and not all(path.strip() for _, path in parts):
+        paths = [path.strip() for _, path in parts]
+        is_nameless = any(path.startswith("=") for path in paths) and not Path(self.adapter or "").is_dir()
+        if is_nameless or not all(paths):
             raise SettingsError(f"--adapter must be a folder, or NAME=PATH with commas, got {self.adapter!r}")
         names = [name for name, _ in parts]
         twice = next((name for name in names if names.count(name) > 1), None)
