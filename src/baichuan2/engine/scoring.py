@@ -1,28 +1,25 @@
 """How likely a model thinks given continuations are: the passes behind every multiple-choice test.
 
-Prompts of one test begin alike, with the same examples. What all of a call's prompts begin with is computed once, and
-its keys and values serve all of them; the rest goes through the model in batches of similar length, padded on the
-right, where no earlier place sees it.
+Prompts of one test begin alike, with the same examples. `scoring_plan` finds what any of them have in common, so that
+each beginning is computed once; `scoring_pass` computes. Memory holds the keys and values of a single text, however
+many there are.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from baichuan2.engine.cache import new_cache
+from baichuan2.engine.scoring_pass import branch_states, likelihoods, token_logits
+from baichuan2.engine.scoring_plan import Plan, ScoringRequest, plan_readings
+from baichuan2.errors import ContextLengthError, GenerationError, TokenizerError
+from baichuan2.model.branches import Branches, Path
 
-__all__ = ["Scores", "ScoringRequest", "score"]
+__all__ = ["Scores", "ScoringRequest", "score", "score_texts"]
 
-
-@dataclass(frozen=True, slots=True)
-class ScoringRequest:
-    """A prompt and what may follow it, as token ids; at least one of each."""
-
-    prompt_ids: tuple[int, ...]
-    candidates: tuple[tuple[int, ...], ...]
+BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,69 +30,146 @@ class Scores:
     `logprobs`: natural logarithm of the probability of the whole candidate after the prompt; float32 softmax over all
     of the vocabulary. None where it was not asked for.
     `is_greedy`: whether each token of the candidate is the likeliest one at its place. None as above.
+    `prompt_logprob`: of all tokens of the prompt after its first. None where it was not asked for.
     """
 
     logits: tuple[float, ...]
     logprobs: tuple[float, ...] | None = None
     is_greedy: tuple[bool, ...] | None = None
+    prompt_logprob: float | None = None
 
 
 @torch.inference_mode()
 def score(
-    model: Any, requests: Sequence[ScoringRequest], *, logprobs: bool = False, batch_tokens: int = 4096
+    model: Any,
+    requests: Sequence[ScoringRequest],
+    *,
+    logprobs: bool = False,
+    prompt_logprobs: bool = False,
+    batch_tokens: int | None = None,
 ) -> Iterator[tuple[int, Scores]]:
     """The scores of each request with its index, as soon as they are known, which is in any order.
 
+    `model`: a `BaichuanForCausalLM` or `PlainBaichuan`, set to answer.
     `logprobs`: also those of the whole candidates; without, only the rows of the head that are asked for are computed.
-    `batch_tokens`: places that go through the model at once, padding included.
+    `prompt_logprobs`: also those of the prompts; includes `logprobs`.
+    `batch_tokens`: tokens that go through the model at once. None: as many as are fast.
+
+    Raises:
+        ContextLengthError: a prompt with its candidate is longer than the model's context.
+        TokenizerError: a token id is beyond the vocabulary.
+        GenerationError: the model computes something that is no number.
     """
-    if logprobs or any(len(ids) != 1 for request in requests for ids in request.candidates):
-        raise NotImplementedError
-    prefix = _common_prefix(requests)
-    held = new_cache()
-    device = model.device
-    if prefix:
-        ids = torch.tensor([requests[0].prompt_ids[:prefix]], device=device)
-        model.model(input_ids=ids, past_key_values=held, use_cache=True)
-    order = sorted(range(len(requests)), key=lambda index: len(requests[index].prompt_ids))
-    for batch in _batches(requests, order, prefix, batch_tokens):
-        rows = [torch.tensor(requests[index].prompt_ids[prefix:]) for index in batch]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)  # (B, T)
-        cache = new_cache()
-        if prefix:
-            for number, layer in enumerate(held.layers):
-                keys, values = (part.expand(len(batch), -1, -1, -1) for part in (layer.keys, layer.values))
-                cache.update(keys, values, number)
-        states = model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state  # (B, T, C)
-        for row, index in enumerate(batch):
-            last = states[row, len(rows[row]) - 1]
-            yield index, Scores(_logits(model, last, [ids[0] for ids in requests[index].candidates]))
+    _check(model, requests)
+    is_whole = logprobs or prompt_logprobs
+    plan = plan_readings(requests, whole=is_whole, prompts=prompt_logprobs)
+    values = _Values(plan, is_whole, prompt_logprobs)
+    path, num_done, num_yielded = Path(plan.longest), 0, 0
+    for passage in plan.passages(batch_tokens or BATCH_TOKENS):
+        states = branch_states(model, passage.token_ids, Branches(tuple(passage.pieces), path))  # (N, C)
+        stop = num_done + len(passage.token_ids)
+        values.read(model, states, num_done, stop)
+        num_done = stop
+        while num_yielded < len(requests) and plan.order[num_yielded][0] < num_done:
+            index = plan.order[num_yielded][1]
+            yield index, values.scores(index)
+            num_yielded += 1
 
 
-def _logits(model: Any, state: Tensor, token_ids: list[int]) -> tuple[float, ...]:
-    """The logits of some tokens for a hidden state (C,)."""
-    return tuple(model.lm_head(state).float()[token_ids].tolist())
+def score_texts(
+    model: Any, groups: Sequence[Sequence[tuple[int, ...]]], *, batch_tokens: int | None = None
+) -> Iterator[tuple[int, tuple[float, ...]]]:
+    """The mean loss of each text of each group, with the group's index, as soon as they are known, in any order.
+
+    The summed cross entropy of all tokens but the first, by the number of tokens, the first included. Texts, of two
+    tokens at least, may have any lengths; what they begin with is computed once.
+
+    Raises: as `score`.
+    """
+    texts = [(index, number) for index, group in enumerate(groups) for number in range(len(group))]
+    requests = [ScoringRequest(groups[index][number][:-1], (groups[index][number][-1:],)) for index, number in texts]
+    losses: list[dict[int, float]] = [{} for _ in groups]
+    for which, scores in score(model, requests, prompt_logprobs=True, batch_tokens=batch_tokens):
+        index, number = texts[which]
+        assert scores.prompt_logprob is not None
+        assert scores.logprobs is not None
+        losses[index][number] = -(scores.prompt_logprob + scores.logprobs[0]) / len(groups[index][number])
+        if len(losses[index]) == len(groups[index]):
+            yield index, tuple(loss for _, loss in sorted(losses[index].items()))
 
 
-def _common_prefix(requests: Sequence[ScoringRequest]) -> int:
-    """How many ids all prompts begin with; each keeps one of its own at least."""
-    first, last = (pick(request.prompt_ids for request in requests) for pick in (min, max))
-    shortest = min(len(request.prompt_ids) for request in requests)
-    count = 0
-    while count < shortest - 1 and first[count] == last[count]:
-        count += 1
-    return count
+class _Values:
+    """What was read so far."""
+
+    def __init__(self, plan: Plan, is_whole: bool, prompts: bool) -> None:
+        self._plan = plan
+        self._is_whole = is_whole
+        self._prompts = prompts
+        self._logits: list[float] = []
+        self._logprobs: list[float] = []
+        self._is_greedy: list[bool] = []
+        self._totals: dict[int | None, float] = {None: 0.0}
+
+    def read(self, model: Any, states: torch.Tensor, start: int, stop: int) -> None:
+        """The readings at the places start..stop, whose hidden states (N, C) are given."""
+        readings = self._plan.readings(start, stop)
+        if not readings:
+            return
+        rows = [place - start for place in self._plan.places[readings.start : readings.stop]]
+        targets = self._plan.targets[readings.start : readings.stop]
+        if self._is_whole:
+            read = likelihoods(model, states, rows, targets)
+            self._logits += read.logits
+            self._logprobs += read.logprobs
+            self._is_greedy += read.is_greedy
+        else:
+            self._logits += token_logits(model, states, rows, targets)
+        if any(map(math.isnan, self._logits[readings.start :])):
+            raise GenerationError(
+                f"the model computes something that is no number (NaN) in {str(model.dtype).removeprefix('torch.')}: "
+                "its weights are damaged, or beyond that format; try --dtype float32"
+            )
+
+    def scores(self, index: int) -> Scores:
+        """Those of a request whose readings are all there."""
+        candidates = self._plan.candidates[index]
+        logits = tuple(self._logits[readings[0]] for readings in candidates)
+        if not self._is_whole:
+            return Scores(logits)
+        return Scores(
+            logits,
+            tuple(math.fsum(self._logprobs[reading] for reading in readings) for readings in candidates),
+            tuple(all(self._is_greedy[reading] for reading in readings) for readings in candidates),
+            self._total(self._plan.prompt_ends[index]) if self._prompts else None,
+        )
+
+    def _total(self, reading: int | None) -> float:
+        """The log-probability of a prompt up to the token of a reading."""
+        chain = []
+        while reading not in self._totals:
+            assert reading is not None
+            chain.append(reading)
+            reading = self._plan.parents[reading]
+        total = self._totals[reading]
+        for reading in reversed(chain):
+            total += self._logprobs[reading]
+            self._totals[reading] = total
+        return total
 
 
-def _batches(
-    requests: Sequence[ScoringRequest], order: Sequence[int], prefix: int, batch_tokens: int
-) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for index in order:  # lengths grow, so the newest is the longest
-        length = len(requests[index].prompt_ids) - prefix
-        if batch and (len(batch) + 1) * length > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def _check(model: Any, requests: Sequence[ScoringRequest]) -> None:
+    vocab_size, limit = int(model.config.vocab_size), model.config.model_max_length
+    for index, request in enumerate(requests):
+        candidates = request.candidates
+        if not request.prompt_ids or not candidates or not all(candidates):
+            raise ValueError(f"request {index}: a prompt and each of its candidates need one token at least")
+        tokens = (*request.prompt_ids, *(token for candidate in candidates for token in candidate))
+        if min(tokens) < 0 or max(tokens) >= vocab_size:
+            wrong = next(token for token in tokens if not 0 <= token < vocab_size)
+            raise TokenizerError(f"request {index}: token {wrong} is beyond the vocabulary of {vocab_size}")
+        length = len(request.prompt_ids) + max(map(len, candidates)) - 1  # a candidate's last token does not go in
+        if limit is not None and length > limit:
+            raise ContextLengthError(
+                f"a prompt of {len(request.prompt_ids)} tokens, with its answer {length}, is longer than the model's "
+                f"context of {limit}: use fewer --shots"
+            )

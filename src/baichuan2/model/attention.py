@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from baichuan2.model.alibi import AlibiBias
+from baichuan2.model.branches import Branches
 from baichuan2.model.segments import Segments, attend_segments
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
@@ -106,8 +107,11 @@ def attend(
 
     `query` (B, H, T, D); `key` and `value` (B, H, S, D) with the cached places first. `attention_mask` is what the
     framework made for the chosen implementation: None (causal, or a single row that sees all), boolean
-    (B, 1, T, S), additive, a block mask, or segments of packed inputs. `module` names the implementation by its config.
+    (B, 1, T, S), additive, a block mask, segments of packed inputs, or branches, whose keys and values so far lie with
+    them. `module` names the implementation by its config.
     """
+    if isinstance(attention_mask, Branches):
+        return _attend_branches(module, query, key, value, attention_mask, bias, kwargs), None
     wants_weights = bool(kwargs.pop("output_attentions", module.config.output_attentions))
     function = _choose(module, bias, wants_weights)
     kwargs.update(scaling=module.scaling, dropout=0.0)
@@ -158,6 +162,23 @@ def _attend_one_by_one(
 
     # behind the rows may lie an empty static cache
     return attend_segments(segments, query, key[:, :, :num_rows], value[:, :, :num_rows], bias, one)
+
+
+def _attend_branches(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    branches: Branches,
+    bias: AlibiBias | None,
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """`attend` for each branch with what lies before it; (1, T, H, D)."""
+
+    def one(rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, its_bias: AlibiBias | None) -> Tensor:
+        return attend(module, rows, keys, values, mask, its_bias, **kwargs)[0]
+
+    return branches.attend(module.layer_idx, query, key, value, bias, one)
 
 
 def _choose(module: Any, bias: AlibiBias | None, wants_weights: bool) -> AttentionFunction:
