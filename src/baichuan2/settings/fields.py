@@ -47,6 +47,23 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+def language_setting() -> Any:
+    """The field of every command that speaks: in which language; its type is `Literal["auto", "zh", "en"]`."""
+    return setting(
+        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
+    )
+
+
+def offline_setting() -> Any:
+    """The field of every command that reads a model: whether the hub may be asked."""
+    return setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
+
+
+def revision_setting(help: str = "branch, tag or commit on the hub") -> Any:
+    """The field of every command that reads a model: which state of it on the hub."""
+    return setting(None, help, metavar="REV")
+
+
 def flag_name(name: str) -> str:
     """The command-line spelling of a field: `top_p` -> `--top-p`."""
     return "--" + name.replace("_", "-")

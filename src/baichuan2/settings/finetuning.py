@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from baichuan2.errors import SettingsError
-from baichuan2.settings.fields import check_bounds, flag_name, setting
+from baichuan2.settings.fields import (
+    check_bounds,
+    flag_name,
+    language_setting,
+    offline_setting,
+    revision_setting,
+    setting,
+)
 
 ADAPTER_TARGETS = ("W_pack", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of a decoder layer, on which adapters can be put."""
@@ -114,11 +121,9 @@ class FinetuneSettings:
         True, "stop before training what cannot fit into memory; with no: train it whatever happens"
     )
     cache_dir: str | None = setting(None, "where files from the hub are kept", metavar="FOLDER")
-    revision: str | None = setting(None, "branch, tag or commit on the hub", metavar="REV")
-    offline: bool = setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
-    language: Literal["auto", "zh", "en"] = setting(
-        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
-    )
+    revision: str | None = revision_setting()
+    offline: bool = offline_setting()
+    language: Literal["auto", "zh", "en"] = language_setting()
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Literal
 
 from baichuan2.errors import SettingsError
-from baichuan2.settings.fields import KV_CACHE_HELP, check_bounds, flag_name, parse_bytes, setting
+from baichuan2.settings.fields import (
+    KV_CACHE_HELP,
+    check_bounds,
+    flag_name,
+    language_setting,
+    offline_setting,
+    parse_bytes,
+    revision_setting,
+    setting,
+)
 
 NAMED_ADAPTER = re.compile(r"([A-Za-z0-9][\w.:-]*)=(.*)", re.DOTALL)
 
@@ -22,9 +31,7 @@ class LoadSettings:
         metavar="PATH_OR_ID",
         environment="BAICHUAN2_MODEL",
     )
-    revision: str | None = setting(
-        None, "branch, tag or commit on the hub, such as v2.0 or train_02200B", metavar="REV"
-    )
+    revision: str | None = revision_setting("branch, tag or commit on the hub, such as v2.0 or train_02200B")
     adapter: str | None = setting(
         None,
         "adapter that baichuan2 finetune or peft wrote, put into the weights; without --model on the model that it was "
@@ -51,7 +58,7 @@ class LoadSettings:
         maximum=1024,
         metavar="N",
     )
-    offline: bool = setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
+    offline: bool = offline_setting()
     check_memory: bool = setting(
         True, "stop before loading what cannot fit into memory; with no: load it whatever happens"
     )
@@ -110,11 +117,9 @@ class PlanSettings:
     gpu: str | None = setting(
         None, "plan for an accelerator with this much memory, such as 24GB, in place of this machine", metavar="SIZE"
     )
-    revision: str | None = setting(None, "branch, tag or commit on the hub", metavar="REV")
-    offline: bool = setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
-    language: Literal["auto", "zh", "en"] = setting(
-        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
-    )
+    revision: str | None = revision_setting()
+    offline: bool = offline_setting()
+    language: Literal["auto", "zh", "en"] = language_setting()
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -181,11 +186,9 @@ class QuantizeSettings:
     text: str | None = setting(
         None, "plain text that a report measures quality on; not given: a built-in one", metavar="FILE"
     )
-    revision: str | None = setting(None, "branch, tag or commit on the hub", metavar="REV")
-    offline: bool = setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
-    language: Literal["auto", "zh", "en"] = setting(
-        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
-    )
+    revision: str | None = revision_setting()
+    offline: bool = offline_setting()
+    language: Literal["auto", "zh", "en"] = language_setting()
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -226,11 +229,9 @@ class MergeSettings:
         "model with all its bits that the adapter is put into; not given: the one that it was trained on",
         metavar="PATH_OR_ID",
     )
-    revision: str | None = setting(None, "branch, tag or commit of the model on the hub", metavar="REV")
-    offline: bool = setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")
-    language: Literal["auto", "zh", "en"] = setting(
-        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
-    )
+    revision: str | None = revision_setting("branch, tag or commit of the model on the hub")
+    offline: bool = offline_setting()
+    language: Literal["auto", "zh", "en"] = language_setting()
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from baichuan2.settings.fields import KV_CACHE_HELP, check_bounds, setting
+from baichuan2.settings.fields import KV_CACHE_HELP, check_bounds, language_setting, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +74,7 @@ class RunSettings:
         None, "answer this text once and exit; - takes all of standard input", short="-p", metavar="TEXT"
     )
     show_speed: bool = setting(False, "report tokens per second on standard error after each reply")
-    language: Literal["auto", "zh", "en"] = setting(
-        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
-    )
+    language: Literal["auto", "zh", "en"] = language_setting()
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from baichuan2.errors import SettingsError
-from baichuan2.settings.fields import check_bounds, flag_name, parse_bytes, setting
+from baichuan2.settings.fields import check_bounds, flag_name, language_setting, parse_bytes, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +72,7 @@ class ServeSettings:
     vllm_args: str | None = setting(
         None, 'further arguments for vLLM, in one text, such as "--tensor-parallel-size 2"', metavar="TEXT"
     )
-    language: Literal["auto", "zh", "en"] = setting(
-        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
-    )
+    language: Literal["auto", "zh", "en"] = language_setting()
 
     def __post_init__(self) -> None:
         check_bounds(self)
