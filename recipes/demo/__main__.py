@@ -37,11 +37,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--noise-chat", type=float, default=0.15, metavar="P", help="share of filling words swapped in Chat"
     )
     parser.add_argument("--tokens-per-step", type=int, default=2048, metavar="N", help="places in one update")
+    parser.add_argument(
+        "--checkpoints", type=int, default=0, metavar="N", help="model folders to keep on the way of Base and of Chat"
+    )
     parser.add_argument("--seed", type=int, default=1234)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="processor threads")
     parser.add_argument("--eager", action="store_true", help="do not compile the model")
     parser.add_argument("--show", type=int, default=1, metavar="N", help="mistakes to print for each scored task")
     options = parser.parse_args(arguments)
+    if options.checkpoints < 0:
+        parser.error(f"--checkpoints must be at least 0, got {options.checkpoints}")
     options.stages = options.stages.split(",")
     unknown = sorted(set(options.stages) - set(STAGES))
     if unknown:

@@ -64,6 +64,10 @@ class Paths:
         """The exported model folder."""
         return self.out / self.position / stage
 
+    def snapshot(self, stage: Stage, step: int) -> Path:
+        """The exported model folder of the weights after `step` steps."""
+        return self.out / self.position / f"{stage}-checkpoints" / f"checkpoint-{step}"
+
 
 def digest_of(paths: Iterable[Path], *options: object) -> str:
     """One digest over the contents of files (folders: all files below) and the printed options."""
@@ -193,6 +197,7 @@ def _train(stage: Stage, paths: Paths, options: argparse.Namespace) -> None:
         noise=options.noise_chat if stage == "chat" else 0.0,
         seed=options.seed,
         is_compiled=not options.eager,
+        num_snapshots=options.checkpoints,
     )
     checkpoint = paths.checkpoint(stage)
     start = [] if stage == "base" else [weights_digest_file(paths)]
@@ -218,7 +223,13 @@ def _train(stage: Stage, paths: Paths, options: argparse.Namespace) -> None:
         for prompt, reply in ask_samples(trained, tokenizer, stage):
             print(f"    {prompt!r} -> {reply!r}", flush=True)
 
-    state = train(model, load_rows(paths.rows(stage)), plan, checkpoint, name=stage, show_samples=show_samples)
+    def take_snapshot(trained: BaichuanForCausalLM, step: int) -> None:
+        folder = paths.snapshot(stage, step)
+        export_model(trained.state_dict(), trained.config, paths.tokenizer, folder, stage=stage)
+        print(f"{stage}: {folder}", flush=True)
+
+    rows = load_rows(paths.rows(stage))
+    state = train(model, rows, plan, checkpoint, name=stage, show_samples=show_samples, take_snapshot=take_snapshot)
     losses = paths.out / f"losses-{options.position}.json"
     history = json.loads(losses.read_text()) if losses.exists() else {}
     history[stage] = state.losses

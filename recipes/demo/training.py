@@ -57,6 +57,11 @@ class TrainingPlan:
     checkpoint_seconds: float = 90.0
     log_every: int = 50
     sample_every: int = 500
+    num_snapshots: int = 0
+
+    def is_snapshot(self, step: int) -> bool:
+        """Whether the weights after so many steps are one of `num_snapshots`, evenly spread, the last at the end."""
+        return step * self.num_snapshots // self.num_steps > (step - 1) * self.num_snapshots // self.num_steps
 
     def rate_at(self, step: int) -> float:
         """The learning rate of step 0, 1, ..."""
@@ -220,10 +225,12 @@ def train(
     *,
     name: str = "train",
     show_samples: Callable[[BaichuanForCausalLM], None] | None = None,
+    take_snapshot: Callable[[BaichuanForCausalLM, int], None] | None = None,
 ) -> TrainingState:
     """Trains `model` in place to the end of `plan`, going on from `checkpoint_path` if it exists.
 
-    Every `sample_every` steps `show_samples(model)` runs in evaluation mode.
+    Every `sample_every` steps `show_samples(model)` runs in evaluation mode; `take_snapshot(model, step)` runs after
+    the steps that `plan.is_snapshot` names.
 
     Raises:
         FloatingPointError: the loss became NaN or infinite; the checkpoint before it is kept.
@@ -262,6 +269,8 @@ def train(
                 model.eval()
                 show_samples(model)
                 model.train()
+            if take_snapshot is not None and plan.is_snapshot(state.step):
+                take_snapshot(model, state.step)
             if clock.is_checkpoint_due(plan):
                 save_checkpoint(checkpoint_path, model, optimizer, state)
     save_checkpoint(checkpoint_path, model, optimizer, state)

@@ -229,3 +229,37 @@ def test_demo_shape(position):
     assert weights["model.layers.0.mlp.down_proj.weight"].std().item() == pytest.approx(0.01, rel=0.05)
     assert weights["model.layers.0.mlp.up_proj.weight"].std().item() == pytest.approx(0.04, rel=0.05)
     assert weights["lm_head.weight"].std().item() == pytest.approx(0.04, rel=0.05)
+
+
+def test_snapshots_are_evenly_spread_and_end_with_the_final_weights_also_after_a_kill(tmp_path):
+    taken = {}
+
+    def take(model, step):
+        taken[step] = model.lm_head.weight.detach().clone()
+
+    three = plan(num_snapshots=3, num_steps=20, checkpoint_seconds=0.0)
+    model = tiny_model()
+    train(model, tiny_rows(), three, tmp_path / "whole.pt", take_snapshot=take)
+    assert list(taken) == [7, 14, 20]
+    assert torch.equal(taken[20], model.lm_head.weight)
+    assert not torch.equal(taken[14], taken[20])
+    whole = dict(taken)
+    taken.clear()
+
+    class KilledError(Exception):
+        pass
+
+    def take_and_die(model, step):
+        take(model, step)
+        if step == 14:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(tiny_model(), tiny_rows(), three, tmp_path / "parts.pt", take_snapshot=take_and_die)
+    train(tiny_model(), tiny_rows(), three, tmp_path / "parts.pt", take_snapshot=take)
+    assert list(taken) == [7, 14, 20]  # the second time of 14, as its state was not yet saved
+    assert all(torch.equal(taken[step], whole[step]) for step in whole)
+
+
+def test_without_snapshots_none_is_taken(tmp_path):
+    assert not any(plan().is_snapshot(step) for step in range(1, 61))
