@@ -1,26 +1,89 @@
-"""`baichuan2 evaluate`: scores on benchmarks, by named recipes."""
+"""`baichuan2 evaluate`: scores on benchmarks, by named recipes; what there is; two results beside each other."""
 
-from baichuan2.cli.progress import progress_bar
-from baichuan2.cli.screen import accept_any_text, print_json
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from baichuan2.cli.evaluation_screen import EvaluationScreen, print_results, print_suites
+from baichuan2.cli.evaluation_text import EvaluationWords, evaluation_words_for
+from baichuan2.cli.screen import accept_any_text, notice, print_json
 from baichuan2.errors import SettingsError
 from baichuan2.settings import EvaluationSettings, LoadSettings, OutputSettings
 
 SETTINGS = (EvaluationSettings, LoadSettings, OutputSettings)
 EXAMPLES = """\
-  baichuan2 evaluate ceval --data path/to/data -m baichuan-inc/Baichuan2-7B-Base"""
+  baichuan2 evaluate list                                        what there is to run
+  baichuan2 evaluate ceval --data DIR -m baichuan-inc/Baichuan2-7B-Base
+  baichuan2 evaluate ceval,mmlu,cmmlu --data DIR --limit 20      a first look; the results say that they are partial
+  baichuan2 evaluate ceval --split test --data DIR               writes submission.json for the leaderboard
+  baichuan2 evaluate mmlu --recipe lm-eval --data DIR            as lm-evaluation-harness scores it
+  baichuan2 evaluate ceval --data DIR -m path/to/model --quantize int4 --output-dir results/int4
+  baichuan2 evaluate compare results/demo-base results/int4      what changed, item by item, and whether that is chance
+  torchrun --nproc_per_node 8 -m baichuan2 evaluate mmlu --data DIR -m path/to/model
+The same command goes on where a run was stopped."""
 
 
 def run(settings: EvaluationSettings, load: LoadSettings, output: OutputSettings) -> int:
-    """Scores the model on each suite; the exit code."""
+    """Scores the model on each suite, or does what the first word says; the exit code."""
     accept_any_text()
-    del output
-    if not settings.suite:
-        raise SettingsError("SUITE is missing: baichuan2 evaluate SUITE --data DIR (see baichuan2 evaluate --help)")
-    from baichuan2.checkpoints.load import load_model
-    from baichuan2.evaluation.run import evaluate_suite
+    words = evaluation_words_for(settings.language)
+    if not settings.suite_names:
+        raise SettingsError(
+            "SUITE is missing: baichuan2 evaluate SUITE --data DIR; baichuan2 evaluate list shows what there is"
+        )
+    if settings.suite == "list":
+        print_suites(words)
+        return 0
+    if settings.first is not None:
+        raise SettingsError(
+            f"unexpected {settings.first!r}: several suites are written with commas, such as {settings.suite},"
+            f"{settings.first}; only compare and report take folders"
+        )
+    return _evaluate(settings, load, output, words)
 
-    loaded = load_model(settings=load)
-    for name in settings.suite.split(","):
-        with progress_bar(name) as show:
-            print_json(evaluate_suite(name, settings, loaded, show))
+
+def _evaluate(settings: EvaluationSettings, load: LoadSettings, output: OutputSettings, words: EvaluationWords) -> int:
+    from baichuan2.evaluation import processes
+
+    screen = EvaluationScreen(words, processes.num_processes())
+    with processes.one_report(), _told_when_stopped(screen, words, is_first=processes.is_first()):
+        from baichuan2.evaluation.run import evaluate
+
+        results = evaluate(settings, load, screen)
+        processes.leave()
+    if processes.is_first():
+        _show(results, output, words)
     return 0
+
+
+def _show(results: list[dict[str, Any]], output: OutputSettings, words: EvaluationWords) -> None:
+    if output.json:
+        for result in results:
+            print_json(result)
+    else:
+        print_results(results, words)
+
+
+@contextlib.contextmanager
+def _told_when_stopped(screen: EvaluationScreen, words: EvaluationWords, *, is_first: bool) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run at once, which loses nothing; one line says how to go on."""
+
+    def leave(number: int, frame: object) -> NoReturn:
+        del frame
+        sys.exit(128 + number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, leave) if is_main else None
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        is_signal = isinstance(stop, KeyboardInterrupt) or stop.code == 128 + signal.SIGTERM
+        if is_first and is_signal and screen.folder is not None:
+            notice(words.stopped.format(folder=screen.folder))
+        raise
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)

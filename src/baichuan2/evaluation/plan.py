@@ -1,0 +1,151 @@
+"""What a suite asks before any model is looked at: its recipe as the settings change it, and all of its questions."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from baichuan2.errors import DataError, SettingsError
+from baichuan2.evaluation.choices import Question
+from baichuan2.evaluation.data import read_items
+from baichuan2.evaluation.items import Item
+from baichuan2.evaluation.task import Task, load_task, task_names
+from baichuan2.settings import EvaluationSettings, flag_name
+
+__all__ = ["SuitePlan", "asked_suites", "plan_suite"]
+
+ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuitePlan:
+    """A suite that is ready to be asked.
+
+    `recipe`: as its name says, with what the settings change in it, which `changes` holds. `questions`: in the order of
+    subjects and files. `data`: for each subject a digest of all that its files hold, whatever the limit.
+    """
+
+    task: Task
+    recipe: Any
+    recipe_name: str
+    changes: Mapping[str, Any]
+    split: str
+    questions: Sequence[Question]
+    data: Mapping[str, str]
+    settings: EvaluationSettings
+
+    @property
+    def kind(self) -> str:
+        """What is asked for: a choice, or a text of some kind."""
+        return str(getattr(self.task, "kind", "choice"))
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it asks less than the benchmark holds."""
+        return self.settings.limit is not None or set(self.data) != set(self.task.subjects)
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what is asked and how it is scored, plain values, but for which items are asked."""
+        return {
+            "suite": self.task.name,
+            "task": self.task.digest,
+            "recipe": self.recipe_name,
+            "split": self.split,
+            "shots": self.recipe.shots,
+            "changes": dict(self.changes),
+            "chat_format": self.settings.chat_format,
+            "seed": self.settings.seed,
+            "data": dict(self.data),
+        }
+
+
+def asked_suites(settings: EvaluationSettings) -> tuple[str, ...]:
+    """The suites that the settings name."""
+    return tuple(task_names()) if settings.suite_names == (ALL,) else settings.suite_names
+
+
+def plan_suite(name: str, settings: EvaluationSettings) -> SuitePlan:
+    """Everything that the suite called `name` asks.
+
+    Raises:
+        SettingsError: no such suite, recipe or subject, or a setting that means nothing for it; or no data was named.
+        DataError: a file of the benchmark is missing or malformed, or holds too few examples.
+    """
+    task = load_task(name)
+    recipe, changes = _settled_recipe(task, settings)
+    if settings.data is None:
+        raise SettingsError(f"--data DIR is missing: the folder that holds {task.title} as it is published")
+    folder, split = Path(settings.data).expanduser(), settings.split or task.split
+    if not folder.exists():
+        raise SettingsError(f"--data {settings.data}: there is no such folder")
+    questions: list[Question] = []
+    digests: dict[str, str] = {}
+    for subject in _asked_subjects(task, settings):
+        items = read_items(task, folder, split, subject)
+        examples = read_items(task, folder, task.example_split, subject) if recipe.shots else []
+        title = recipe.titles.get(subject, task.subjects[subject].title)
+        digests[subject] = _digest(items, examples)
+        for item in items[: settings.limit]:
+            # asked of the examples' own split, no item may answer itself
+            others = examples if split != task.example_split else [one for one in examples if one.number != item.number]
+            if len(others) < recipe.shots:
+                raise DataError(
+                    f"{task.name} has {len(others)} examples for {subject}, the prompt needs {recipe.shots}: give "
+                    f"--shots {len(others)} or fewer"
+                )
+            questions.append(Question(item, others[: recipe.shots], title))
+    return SuitePlan(
+        task=task,
+        recipe=recipe,
+        recipe_name=settings.recipe,
+        changes=changes,
+        split=split,
+        questions=questions,
+        data=digests,
+        settings=settings,
+    )
+
+
+def _settled_recipe(task: Task, settings: EvaluationSettings) -> tuple[Any, dict[str, Any]]:
+    """The recipe with what the settings change in it, and these changes alone."""
+    recipe: Any = task.recipe(settings.recipe)
+    known = {item.name for item in fields(recipe)}
+    changes: dict[str, Any] = {}
+    for name in ("shots", "order", "letters", "max_tokens"):
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        is_other = name == "letters" and getattr(recipe, "scoring", None) != "letters"
+        if name not in known or is_other:
+            why = "compares no letters by themselves" if is_other and name in known else "has no such choice"
+            raise SettingsError(f"{flag_name(name)} {value}: {task.name} by the recipe {settings.recipe} {why}")
+        if value != getattr(recipe, name):
+            changes[name] = value
+    return replace(recipe, **changes), changes
+
+
+def _asked_subjects(task: Task, settings: EvaluationSettings) -> Sequence[str]:
+    asked = settings.subject_names
+    if asked is None:
+        return list(task.subjects)
+    for subject in asked:
+        if subject not in task.subjects:
+            raise SettingsError(f"--subjects: {task.name} has no {subject!r}{_nearest(subject, list(task.subjects))}")
+    return asked
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name.lower(), known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _digest(*parts: Sequence[Item]) -> str:
+    digest = sha256()
+    for items in parts:
+        rows = [{**asdict(item), "details": dict(item.details)} for item in items]
+        digest.update(json.dumps(rows, sort_keys=True, default=str).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()[:16]
