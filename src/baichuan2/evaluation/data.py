@@ -1,50 +1,129 @@
 """From a user's folder to questions: each benchmark in the layout in which it is published."""
 
-import csv
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
-from baichuan2.errors import DataError
+from baichuan2.errors import DataError, SettingsError
 from baichuan2.evaluation.items import Item
-from baichuan2.evaluation.task import Task
+from baichuan2.evaluation.json_choices import read_agieval, read_gaokao, read_medmcqa, read_medqa
+from baichuan2.evaluation.sources import Files, find_files
+from baichuan2.evaluation.tables import LETTERS, read_ceval, read_cmmlu, read_mmlu
+from baichuan2.evaluation.task import ChoiceRecipe, Task, load_task
 
-__all__ = ["read_items"]
+__all__ = ["LETTERS", "asked_subjects", "files_of", "read_items"]
 
-LETTERS = "ABCDEFGHIJ"
+Reader = Callable[[Files, str, str], Iterator[Item]]
+
+LAYOUTS: dict[str, Reader] = {
+    "agieval": read_agieval,
+    "ceval": read_ceval,
+    "cmmlu": read_cmmlu,
+    "gaokao": read_gaokao,
+    "medmcqa": read_medmcqa,
+    "medqa": read_medqa,
+    "mmlu": read_mmlu,
+}
 
 
-def read_items(task: Task, data: Path, split: str, subject: str) -> list[Item]:
-    """The questions of one subject in one split, in the order of the file.
+def read_items(task: Task, data: Path, split: str, subject: str, recipe: ChoiceRecipe | None = None) -> list[Item]:
+    """The questions of one subject in one split, in the order of the file; those that `recipe` asks, if it is given.
 
-    `data`: the folder of this benchmark, or one that holds it under its name.
+    `data`: the folder or archive of this benchmark, or a folder that holds it under one of its names. Where a recipe
+    holds out questions as examples, the split of examples are these, and the one that is scored all others.
 
     Raises:
-        DataError: the file is missing or malformed; the message names it, the row and the column.
+        DataError: the file is missing or malformed, or holds no such question; the message names it, the row and the
+            column.
+        SettingsError: the benchmark has no such split.
     """
-    nested = data / task.name
-    folder = nested if nested.is_dir() else data
-    return list(LAYOUTS[task.layout](folder, split, subject))
+    part, inner, split = _part_of(task, subject, split)
+    name = _file_of(part, recipe, split, inner)
+    files = files_of(part, data, recipe)
+    if not files.has(name):
+        raise DataError(f"{part.title}: {files.path_of(name)} is missing")
+    items = list(LAYOUTS[part.layout](files, name, inner))
+    if recipe is not None:
+        items = [item for item in items if _is_asked(item, recipe)]
+        if recipe.held_out:
+            held = _held_out(subject, len(items), recipe.held_out)
+            items = [item for index, item in enumerate(items) if (index in held) == (split == part.example_split)]
+    if not items:
+        raise DataError(f"{files.path_of(name)} holds no question that is asked")
+    return items if inner == subject else [replace(item, subject=subject) for item in items]
 
 
-def _ceval(folder: Path, split: str, subject: str) -> Iterator[Item]:
-    path = folder / split / f"{subject}_{split}.csv"
-    for row in _rows(path):
-        answer = row.get("answer")
-        yield Item(
-            subject=subject,
-            number=row["id"],
-            question=row["question"],
-            options=tuple(row[letter] for letter in "ABCD"),
-            answer=LETTERS.index(answer) if answer else None,
-        )
+def asked_subjects(
+    task: Task, recipe: ChoiceRecipe, data: Path, split: str, names: Sequence[str] | None
+) -> Sequence[str]:
+    """The subjects that are asked: those in `names`, or all that the recipe knows; each has its files.
+
+    Raises:
+        SettingsError: the recipe knows no such subject, or the benchmark no such split.
+        DataError: there is no data, or it lacks subjects; the message names them, and those that it has.
+    """
+    known = list(recipe.subjects or task.subjects)
+    for name in names or ():
+        if name not in known:
+            near = get_close_matches(name.lower(), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            raise SettingsError(f"--subjects: {task.name} has no {name!r}: {hint}")
+    asked = list(dict.fromkeys(names)) if names is not None else known
+    for needed in dict.fromkeys((split, task.example_split) if recipe.shots else (split,)):
+        present = [subject for subject in asked if _has(task, recipe, data, needed, subject)]
+        if len(present) < len(asked):
+            missing = ", ".join(subject for subject in asked if subject not in set(present))
+            what = f"examples ({task.example_split})" if needed != split else f"{needed} files"
+            instead = f": --subjects {','.join(present)} asks the others" if present else ""
+            if needed != split and not present:
+                instead = ", or ask without examples: --shots 0"
+            raise DataError(f"{task.title} at --data {data} lacks the {what} of {missing}{instead}")
+    return asked
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from csv.DictReader(file)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+def files_of(task: Task, data: Path, recipe: ChoiceRecipe | None = None) -> Files:
+    """Where the files of a benchmark lie.
+
+    Raises:
+        DataError: they lie nowhere at `data`; the message says where was looked, and for what.
+    """
+    expected = [_file_of(task, recipe, split, subject) for split in task.splits for subject in task.subjects]
+    return find_files(data, task.title, folders=task.folders, roots=task.roots, expected=list(dict.fromkeys(expected)))
 
 
-LAYOUTS: dict[str, Callable[[Path, str, str], Iterator[Item]]] = {"ceval": _ceval}
+def _has(task: Task, recipe: ChoiceRecipe, data: Path, split: str, subject: str) -> bool:
+    part, inner, split = _part_of(task, subject, split)
+    return files_of(part, data, recipe).has(_file_of(part, recipe, split, inner))
+
+
+def _part_of(task: Task, subject: str, split: str) -> tuple[Task, str, str]:
+    """Whose subject and split these are: those of a benchmark made of others (`ceval/law`) are theirs."""
+    if split not in task.splits:
+        raise SettingsError(f"--split: {task.name} has no {split!r}: use one of {', '.join(task.splits)}")
+    name, slash, inner = subject.partition("/")
+    if not slash:
+        return task, subject, split
+    part = load_task(name)
+    return part, inner, part.example_split if split == task.example_split else part.split
+
+
+def _file_of(task: Task, recipe: ChoiceRecipe | None, split: str, subject: str) -> str:
+    pattern = recipe.file if recipe is not None and recipe.file else task.file
+    return pattern.replace("{subject}", subject).replace("{split}", split)
+
+
+def _is_asked(item: Item, recipe: ChoiceRecipe) -> bool:
+    if recipe.num_options is not None and len(item.options) != recipe.num_options:
+        return False
+    if recipe.single_answer and "answers" in item.details:
+        return False
+    return all(item.details.get(column) == value for column, value in recipe.only.items())
+
+
+def _held_out(subject: str, count: int, wanted: int) -> frozenset[int]:
+    """Which of `count` questions are examples: the same on every machine; never more than half of them."""
+    order = list(range(count))
+    random.Random(subject).shuffle(order)
+    return frozenset(order[: min(wanted, count // 2)])

@@ -1,15 +1,20 @@
 """Task files: one benchmark each, with its subjects and the recipes by which people score it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
 from baichuan2.errors import SettingsError
+from baichuan2.evaluation.choice_recipe import ChoiceRecipe, PromptForm
 
-__all__ = ["ChoiceRecipe", "Subject", "Task", "load_task", "task_names"]
+__all__ = ["ChoiceRecipe", "PromptForm", "Subject", "Task", "load_task", "task_names"]
+
+RECIPES: dict[str, Any] = {"choice": ChoiceRecipe}
+"""By kind of task: the class of its recipes, whose `from_values` makes one of what a task file holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,57 +26,33 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoiceRecipe:
-    """How a multiple-choice question becomes a prompt, and an answer a score.
-
-    The prompt is `header`, then for each example `item`, `answer` and `gap`, then `item` for the question asked.
-    Braces: `{subject}` in the header; `{question}` and `{options}` in an item; `{letter}` and `{text}` in an option;
-    `{letter}` in an answer.
-
-    `exactness`: exact: as the source computes it, letter by letter; approximation: `unknown` says what is not
-    published. `order`: of the examples: as in their file, or shuffled anew for each item, by the seed.
-    `scoring`: letters: the logits of the letters at the prompt's last place, no softmax over the rest; continuation:
-    the log-probability of ` A` and so on, whole, over all of the vocabulary; text: the mean loss of the whole text with
-    each letter.
-    `letters`: bare: the piece `A`; spaced: the piece with a space before it. For `scoring: letters`.
-    `max_tokens`: longer prompts lose examples: `drop` says which: the last one first, the longest first, or tokens from
-    the left. None: no limit but the model's.
-    """
-
-    exactness: Literal["exact", "approximation"]
-    source: str
-    unknown: str = ""
-    shots: int
-    order: Literal["file", "shuffled"] = "file"
-    header: str
-    item: str
-    option: str = "{letter}. {text}\n"
-    answer: str = "{letter}"
-    gap: str = ""
-    scoring: Literal["letters", "continuation", "text"] = "letters"
-    letters: Literal["bare", "spaced"] = "bare"
-    max_tokens: int | None = None
-    drop: Literal["last", "longest", "left"] = "last"
-    average: Literal["macro", "micro"] = "macro"
-    titles: Mapping[str, str] = field(default_factory=dict)
-    """Subjects that this recipe calls by other words than the task."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Task:
-    """One benchmark. `digest`: SHA-256 of its file, so that a result tells which prompts made it."""
+    """One benchmark. `digest`: SHA-256 of its file, so that a result tells which prompts made it.
+
+    `kind`: choice, or one of those whose answers are generated. `layout`: how its rows are written; `file`: the name
+    of a subject's file in a split. `folders`: what the folder or archive that holds it may be called; `roots`: folders
+    inside it in which publishers put the files. `splits`: those that it has; `split`: the one that is scored;
+    `example_split`: the one that examples are taken from. `name/subject`: a subject of another benchmark.
+    """
 
     name: str
     version: int
+    kind: str = "choice"
     title: str
     layout: str
+    file: str = ""
+    folders: Sequence[str] = ()
+    roots: Sequence[str] = ("",)
     split: str
+    splits: Sequence[str] = ()
     example_split: str
     subjects: Mapping[str, Subject]
-    recipes: Mapping[str, ChoiceRecipe]
+    recipes: Mapping[str, Any]
     digest: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What else the reader of a kind of task needs."""
 
-    def recipe(self, name: str) -> ChoiceRecipe:
+    def recipe(self, name: str) -> Any:
         """The recipe called `name`.
 
         Raises:
@@ -98,11 +79,14 @@ def load_task(name: str) -> Task:
     import yaml
 
     if name not in task_names():
-        raise SettingsError(f"unknown suite {name!r}: use one of {', '.join(task_names())}")
+        near = get_close_matches(name.lower(), task_names(), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise SettingsError(f"unknown suite {name!r}: {hint}use one of {', '.join(task_names())}")
     content = (files("baichuan2.evaluation") / "tasks" / f"{name}.yaml").read_bytes()
     values: dict[str, Any] = yaml.safe_load(content)
     subjects = {
-        key: Subject(title=row["title"], groups=tuple(row["groups"])) for key, row in values["subjects"].items()
+        key: Subject(title=row["title"], groups=tuple(row.get("groups", ()))) for key, row in values["subjects"].items()
     }
-    recipes = {key: ChoiceRecipe(**row) for key, row in values["recipes"].items()}
+    recipe_class = RECIPES[values.get("kind", "choice")]
+    recipes = {key: recipe_class.from_values(row) for key, row in values["recipes"].items()}
     return Task(**{**values, "subjects": subjects, "recipes": recipes, "digest": sha256(content).hexdigest()})
