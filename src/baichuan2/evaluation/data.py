@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from baichuan2.errors import DataError, SettingsError
 from baichuan2.evaluation.items import Item
@@ -13,7 +14,7 @@ from baichuan2.evaluation.sources import Files, find_files
 from baichuan2.evaluation.tables import LETTERS, read_ceval, read_cmmlu, read_mmlu
 from baichuan2.evaluation.task import ChoiceRecipe, Task, load_task
 
-__all__ = ["LETTERS", "asked_subjects", "files_of", "read_items"]
+__all__ = ["LETTERS", "asked_subjects", "files_of", "known_subjects", "read_items"]
 
 Reader = Callable[[Files, str, str], Iterator[Item]]
 
@@ -28,7 +29,7 @@ LAYOUTS: dict[str, Reader] = {
 }
 
 
-def read_items(task: Task, data: Path, split: str, subject: str, recipe: ChoiceRecipe | None = None) -> list[Item]:
+def read_items(task: Task, data: Path, split: str, subject: str, recipe: Any = None) -> list[Item]:
     """The questions of one subject in one split, in the order of the file; those that `recipe` asks, if it is given.
 
     `data`: the folder or archive of this benchmark, or a folder that holds it under one of its names. Where a recipe
@@ -45,7 +46,7 @@ def read_items(task: Task, data: Path, split: str, subject: str, recipe: ChoiceR
     if not files.has(name):
         raise DataError(f"{part.title}: {files.path_of(name)} is missing")
     items = list(LAYOUTS[part.layout](files, name, inner))
-    if recipe is not None:
+    if isinstance(recipe, ChoiceRecipe):
         items = [item for item in items if _is_asked(item, recipe)]
         if recipe.held_out:
             held = _held_out(subject, len(items), recipe.held_out)
@@ -55,16 +56,14 @@ def read_items(task: Task, data: Path, split: str, subject: str, recipe: ChoiceR
     return items if inner == subject else [replace(item, subject=subject) for item in items]
 
 
-def asked_subjects(
-    task: Task, recipe: ChoiceRecipe, data: Path, split: str, names: Sequence[str] | None
-) -> Sequence[str]:
+def asked_subjects(task: Task, recipe: Any, data: Path, split: str, names: Sequence[str] | None) -> Sequence[str]:
     """The subjects that are asked: those in `names`, or all that the recipe knows; each has its files.
 
     Raises:
         SettingsError: the recipe knows no such subject, or the benchmark no such split.
         DataError: there is no data, or it lacks subjects; the message names them, and those that it has.
     """
-    known = list(recipe.subjects or task.subjects)
+    known = known_subjects(task, recipe)
     for name in names or ():
         if name not in known:
             near = get_close_matches(name.lower(), known, n=1)
@@ -83,7 +82,12 @@ def asked_subjects(
     return asked
 
 
-def files_of(task: Task, data: Path, recipe: ChoiceRecipe | None = None) -> Files:
+def known_subjects(task: Task, recipe: Any) -> list[str]:
+    """The subjects that a recipe asks when nobody says which."""
+    return list(getattr(recipe, "subjects", None) or task.subjects)
+
+
+def files_of(task: Task, data: Path, recipe: Any = None) -> Files:
     """Where the files of a benchmark lie.
 
     Raises:
@@ -93,7 +97,7 @@ def files_of(task: Task, data: Path, recipe: ChoiceRecipe | None = None) -> File
     return find_files(data, task.title, folders=task.folders, roots=task.roots, expected=list(dict.fromkeys(expected)))
 
 
-def _has(task: Task, recipe: ChoiceRecipe, data: Path, split: str, subject: str) -> bool:
+def _has(task: Task, recipe: Any, data: Path, split: str, subject: str) -> bool:
     part, inner, split = _part_of(task, subject, split)
     return files_of(part, data, recipe).has(_file_of(part, recipe, split, inner))
 
@@ -109,8 +113,8 @@ def _part_of(task: Task, subject: str, split: str) -> tuple[Task, str, str]:
     return part, inner, part.example_split if split == task.example_split else part.split
 
 
-def _file_of(task: Task, recipe: ChoiceRecipe | None, split: str, subject: str) -> str:
-    pattern = recipe.file if recipe is not None and recipe.file else task.file
+def _file_of(task: Task, recipe: Any, split: str, subject: str) -> str:
+    pattern: str = getattr(recipe, "file", None) or task.file
     return pattern.replace("{subject}", subject).replace("{split}", split)
 
 

@@ -3,14 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from baichuan2.errors import DataError, SettingsError
 from baichuan2.evaluation.choices import Question
-from baichuan2.evaluation.data import read_items
+from baichuan2.evaluation.data import asked_subjects, known_subjects, read_items
 from baichuan2.evaluation.items import Item
 from baichuan2.evaluation.task import Task, load_task, task_names
 from baichuan2.settings import EvaluationSettings, flag_name
@@ -45,7 +44,7 @@ class SuitePlan:
     @property
     def is_partial(self) -> bool:
         """Whether it asks less than the benchmark holds."""
-        return self.settings.limit is not None or set(self.data) != set(self.task.subjects)
+        return self.settings.limit is not None or set(self.data) != set(known_subjects(self.task, self.recipe))
 
     def identity(self) -> dict[str, Any]:
         """All that decides what is asked and how it is scored, plain values, but for which items are asked."""
@@ -83,9 +82,9 @@ def plan_suite(name: str, settings: EvaluationSettings) -> SuitePlan:
         raise SettingsError(f"--data {settings.data}: there is no such folder")
     questions: list[Question] = []
     digests: dict[str, str] = {}
-    for subject in _asked_subjects(task, settings):
-        items = read_items(task, folder, split, subject)
-        examples = read_items(task, folder, task.example_split, subject) if recipe.shots else []
+    for subject in asked_subjects(task, recipe, folder, split, settings.subject_names):
+        items = read_items(task, folder, split, subject, recipe)
+        examples = read_items(task, folder, task.example_split, subject, recipe) if recipe.shots else []
         title = recipe.titles.get(subject, task.subjects[subject].title)
         digests[subject] = _digest(items, examples)
         for item in items[: settings.limit]:
@@ -125,21 +124,6 @@ def _settled_recipe(task: Task, settings: EvaluationSettings) -> tuple[Any, dict
         if value != getattr(recipe, name):
             changes[name] = value
     return replace(recipe, **changes), changes
-
-
-def _asked_subjects(task: Task, settings: EvaluationSettings) -> Sequence[str]:
-    asked = settings.subject_names
-    if asked is None:
-        return list(task.subjects)
-    for subject in asked:
-        if subject not in task.subjects:
-            raise SettingsError(f"--subjects: {task.name} has no {subject!r}{_nearest(subject, list(task.subjects))}")
-    return asked
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name.lower(), known, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _digest(*parts: Sequence[Item]) -> str:

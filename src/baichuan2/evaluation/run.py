@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from baichuan2.checkpoints.machine import describe_hardware, describe_software
 from baichuan2.errors import GenerationError, SettingsError
 from baichuan2.evaluation import processes
 from baichuan2.evaluation.candidate import Candidate, candidate_of, find_candidate, folder_name
 from baichuan2.evaluation.choices import Question, answer_choices
-from baichuan2.evaluation.machine import describe_hardware, describe_software
 from baichuan2.evaluation.plan import SuitePlan, asked_suites, plan_suite
 from baichuan2.evaluation.records import ItemRecord, Key
+from baichuan2.evaluation.report import write_report
 from baichuan2.evaluation.results import make_result, submission
 from baichuan2.evaluation.suite_folder import SuiteFolder
 from baichuan2.settings import EvaluationSettings, LoadSettings
@@ -38,6 +39,9 @@ class Watch(Protocol):
 
     def remark(self, text: str) -> None:
         """A line that people should read."""
+
+    def written(self, page: Path, no_picture: str | None) -> None:
+        """The report of all results in the folder is there; `no_picture`: why it has no picture, if so."""
 
 
 def evaluate(
@@ -67,7 +71,10 @@ def evaluate(
     if processes.is_first():
         for text in candidate.remarks:
             watch.remark(text)
-    return [_run_suite(plan, candidate, SuiteFolder(folder / plan.task.name), watch) for plan in plans]
+    results = [_run_suite(plan, candidate, SuiteFolder(folder / plan.task.name), watch) for plan in plans]
+    if processes.is_first():
+        watch.written(*write_report(folder))
+    return results
 
 
 def evaluate_suite(name: str, settings: EvaluationSettings, loaded: Any, progress: Progress) -> dict[str, Any]:
@@ -195,7 +202,15 @@ def _answer_share(
 
 def _answers(plan: SuitePlan, loaded: Any, questions: Sequence[Question]) -> Iterator[ItemRecord]:
     settings = plan.settings
-    return answer_choices(loaded, plan.recipe, questions, seed=settings.seed, batch_tokens=settings.batch_tokens)
+    return answer_choices(
+        loaded,
+        plan.recipe,
+        questions,
+        seed=settings.seed,
+        batch_tokens=settings.batch_tokens,
+        chat_format=settings.chat_format,
+        log_prompts=settings.log_prompts,
+    )
 
 
 def _close(plan: SuitePlan, candidate: Candidate, place: SuiteFolder, seconds: float) -> dict[str, Any]:
@@ -261,3 +276,6 @@ class _Quiet:
 
     def remark(self, text: str) -> None:
         del text
+
+    def written(self, page: Path, no_picture: str | None) -> None:
+        del page, no_picture
