@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from baichuan2.evaluation.plan import SuitePlan
     from baichuan2.evaluation.run import Progress
 
-__all__ = ["EvaluationScreen", "print_results", "print_suites"]
+__all__ = ["EvaluationScreen", "print_comparison", "print_results", "print_suites"]
 
 WIDTH = 120  # of tables where standard output is no terminal
+FLIPS_SHOWN = 5
 
 
 class EvaluationScreen:
@@ -44,9 +45,23 @@ class EvaluationScreen:
         """That nothing was left to do."""
         notice(self._words.was_finished.format(title=plan.task.title, folder=place))
 
+    def revision(self, name: str, number: int, count: int) -> None:
+        """Which checkpoint of a training run is next."""
+        notice(self._words.revision.format(name=name, number=number, count=count))
+
+    def curves_written(self, folder: Path) -> None:
+        """Where the curves of a training run are."""
+        notice(self._words.curves.format(folder=folder))
+
     def remark(self, text: str) -> None:
         """A line that people should read."""
         notice(self._words.note.format(text=text))
+
+    def written(self, page: Path, no_picture: str | None) -> None:
+        """Where the report is."""
+        notice(self._words.written.format(path=page))
+        if no_picture is not None:
+            self.remark(no_picture)
 
 
 def print_results(results: Sequence[Mapping[str, Any]], words: EvaluationWords) -> None:
@@ -58,36 +73,95 @@ def print_results(results: Sequence[Mapping[str, Any]], words: EvaluationWords) 
             notice(words.shortened.format(title=result["title"], count=result["shortened_prompts"]))
         if result.get("submission"):
             notice(words.submission.format(title=result["title"], path=result["submission"]))
-    model = results[0]["model"]
-    title = {key: printable(str(model.get(key))) for key in ("dtype", "quantization")}
     console = _console()
-    console.print(Text(words.table_title.format(model=printable(str(model["name"])), **title)))
-    table = _table([words.suite], (words.items, words.shots, words.score, words.interval, words.macro, words.micro))
-    table.add_column(words.chance, justify="right")
+    for title in dict.fromkeys(_model_title(result["model"], words) for result in results):
+        console.print(Text(title))
+    has_published = any(result["published"] for result in results)
+    columns = [words.items, words.shots, words.score, words.interval, words.macro, words.micro, words.chance]
+    table = _table([words.suite], [*columns, *([words.published, words.difference] if has_published else [])])
     for result in results:
-        table.add_row(*_result_row(result, words))
+        row = _result_row(result, words)
+        table.add_row(*(row if has_published else row[:-2]), style="dim" if result["is_partial"] else None)
     console.print(table)
+    rows = dict.fromkeys(
+        found["model"] + ("" if found["is_same_model"] else words.same_shape)
+        for result in results
+        if (found := result["published"])
+    )
+    notes = [words.table_note]
+    notes += [words.published_note.format(rows=", ".join(rows))] if rows else []
+    notes += [words.partial_note] if any(result["is_partial"] for result in results) else []
+    console.print(Text(" ".join(notes)))
+
+
+def print_comparison(comparisons: Sequence[Mapping[str, Any]], words: EvaluationWords) -> None:
+    """Prints a table of two models beside each other, then the first items that changed."""
+    from rich.text import Text
+
+    console = _console()
+    titles = {
+        side: _model_title({**comparisons[0][side], "name": comparisons[0][side]["model"]}, words)
+        + f" ({printable(str(Path(comparisons[0][side]['folder']).parent))})"
+        for side in ("first", "second")
+    }
+    console.print(Text(words.compare_title.format(**titles)))
+    columns = (words.items, "A", "B", "B - A", words.interval, words.compare_flipped, words.compare_p)
+    table = _table([words.suite], columns)
+    for found in comparisons:
+        low, high = found["interval"]
+        table.add_row(
+            found["suite"],
+            f"{found['items']:,}",
+            percent(found["first"]["score"]),
+            percent(found["second"]["score"]),
+            f"{100 * found['difference']:+.2f}",
+            f"{100 * low:+.2f} .. {100 * high:+.2f}",
+            f"{len(found['lost'])} / {len(found['won'])}",
+            f"{found['p_value']:.2g}",
+        )
+    console.print(table)
+    console.print(Text(words.compare_note))
+    for found in comparisons:
+        if found["reasons"]:
+            reasons = "; ".join(found["reasons"])
+            notice(words.note.format(text=words.compare_forced.format(reasons=reasons, items=found["items"])))
+        for line, flips in ((words.compare_lost, found["lost"]), (words.compare_won, found["won"])):
+            if flips:
+                console.print(Text("\n" + line.format(suite=found["suite"])))
+            for flip in flips[:FLIPS_SHOWN]:
+                change = f"{flip['first']} -> {flip['second']}  ({flip['answer']})"
+                console.print(Text(printable(f"  {flip['subject']} {flip['number']}: {change}")), soft_wrap=True)
+            if len(flips) > FLIPS_SHOWN:
+                console.print(Text("  " + words.compare_more.format(count=len(flips) - FLIPS_SHOWN)))
+
+
+def _model_title(model: Mapping[str, Any], words: EvaluationWords) -> str:
+    values = {key: printable(str(model[key])) for key in ("dtype", "quantization")}
+    return words.table_title.format(model=printable(str(model["name"])), **values)
 
 
 def _result_row(result: Mapping[str, Any], words: EvaluationWords) -> list[str]:
     name = printable(str(result["suite"])) + (words.partial if result["is_partial"] else "")
     recipe = "" if result["recipe"] == "official" else f" [{result['recipe']}]"
-    interval = result["interval"]
+    interval, published = result["interval"], result["published"]
+    scale = 1.0 if result["metric"] == "bleu" else 100.0
     return [
         name + recipe,
         f"{result['items']:,}",
         str(result["shots"]),
-        percent(result["score"]) if result["score"] is not None else words.unknown_score,
-        "" if interval is None else f"{percent(interval[0])}-{percent(interval[1])}",
-        percent(result["macro"]),
-        percent(result["micro"]),
-        percent(result["chance"]),
+        percent(result["score"], scale) if result["score"] is not None else words.unknown_score,
+        "" if interval is None else f"{percent(interval[0], scale)} .. {percent(interval[1], scale)}",
+        percent(result["macro"], scale),
+        percent(result["micro"], scale),
+        percent(result["chance"], scale),
+        "" if published is None else f"{published['value']:.2f}",
+        "" if published is None or published["difference"] is None else f"{published['difference']:+.2f}",
     ]
 
 
-def percent(value: float | None) -> str:
+def percent(value: float | None, scale: float = 100.0) -> str:
     """A share in per cent, two places as the published tables have them; nothing for None."""
-    return "" if value is None else f"{100 * value:.2f}"
+    return "" if value is None else f"{scale * value:.2f}"
 
 
 def print_suites(words: EvaluationWords) -> None:

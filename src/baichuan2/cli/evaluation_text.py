@@ -22,6 +22,8 @@ class EvaluationWords:
     written: str
     stopped: str
     note: str
+    revision: str
+    curves: str
     table_title: str
     suite: str
     recipe: str
@@ -37,15 +39,15 @@ class EvaluationWords:
     partial: str
     unknown_score: str
     table_note: str
+    published_note: str
+    same_shape: str
+    partial_note: str
     list_title: str
     list_exact: str
     list_approximation: str
     list_recipes: str
     list_note: str
     compare_title: str
-    compare_first: str
-    compare_second: str
-    compare_difference: str
     compare_flipped: str
     compare_p: str
     compare_note: str
@@ -60,11 +62,13 @@ CHINESE = EvaluationWords(
     resumed="{title}：接着上次的进度，{items} 题中已有 {answered} 题完成",
     share="{processes} 个进程分担；进度条只显示第一个进程的部分",
     was_finished="{title}：{folder} 中的评测早已完成，直接给出结果；--overwrite 可重新评测。",
-    shortened="{title}：{count} 个提示过长，已减少示例",
+    shortened="{title}：{count} 个提示过长，已缩短",
     submission="{title}：没有公开答案，请把 {path} 提交到排行榜。",
     written="报告：{path}",
     stopped="[已停止；再次运行同一命令会从 {folder} 继续]",
     note="注意：{text}",
+    revision="检查点 {name}（第 {number} 个，共 {count} 个）",
+    curves="曲线和数字写入 {folder}：dynamics.png、dynamics.md、dynamics.json",
     table_title="{model}，{dtype}，量化：{quantization}",
     suite="评测集",
     recipe="配方",
@@ -79,23 +83,23 @@ CHINESE = EvaluationWords(
     difference="差",
     partial="（部分）",
     unknown_score="无答案",
-    table_note="得分为该配方自己的平均方式（加粗），单位 %。公布值：{rows}。{partial}",
+    table_note="得分为该配方自己的平均方式，单位 %。区间说明换一批同类题目会怎样。",
+    published_note="公布值：{rows}。",
+    same_shape="（形状相同）",
+    partial_note="部分：没有问完全部题目，不能当作该评测集的得分。",
     list_title="{count} 个评测集；每个都可直接用作 baichuan2 evaluate 的参数",
     list_exact="精确",
     list_approximation="近似",
     list_recipes="其他配方",
     list_note="精确：与来源逐字相同；近似：来源有未公布之处，见 docs/benchmarks.md。",
     compare_title="A：{first}\nB：{second}",
-    compare_first="A",
-    compare_second="B",
-    compare_difference="B − A",
     compare_flipped="只有 A 对 / 只有 B 对",
     compare_p="p 值",
     compare_note="单位 %。区间与 p 值（McNemar 精确检验）只说明换一批同类题目会怎样，不说明换提示会怎样。",
     compare_forced="两个结果的做法不同（{reasons}）：只比较两边都有的 {items} 题",
     compare_lost="{suite}：A 对而 B 错",
     compare_won="{suite}：A 错而 B 对",
-    compare_more="另有 {count} 题，见 {path}",
+    compare_more="另有 {count} 题；--json 或 --output-dir DIR 给出全部",
 )
 
 ENGLISH = EvaluationWords(
@@ -103,11 +107,13 @@ ENGLISH = EvaluationWords(
     resumed="{title}: going on where the last run stopped, {answered} of {items} items were answered",
     share="{processes} processes share the work; the bar shows the part of the first",
     was_finished="{title}: the evaluation in {folder} was finished before, this is its result; --overwrite repeats it",
-    shortened="{title}: {count} prompts were too long and lost examples",
+    shortened="{title}: {count} prompts were too long and have been shortened",
     submission="{title}: no answers are public, hand {path} in at the leaderboard.",
     written="report: {path}",
     stopped="[stopped; the same command goes on from {folder}]",
     note="note: {text}",
+    revision="checkpoint {name}, {number} of {count}",
+    curves="written to {folder}: dynamics.png, dynamics.md, dynamics.json",
     table_title="{model}, {dtype}, quantisation: {quantization}",
     suite="suite",
     recipe="recipe",
@@ -122,16 +128,18 @@ ENGLISH = EvaluationWords(
     difference="diff.",
     partial=" (partial)",
     unknown_score="no answers",
-    table_note="The score is the average that the recipe names, in per cent. Published: {rows}. {partial}",
+    table_note=(
+        "The score is the average that the recipe names, in per cent; 95 %: with other items of the same kind."
+    ),
+    published_note="Published: {rows}.",
+    same_shape=" (same shape)",
+    partial_note="Partial: not all items were asked, so that is no score of the benchmark.",
     list_title="{count} suites, each a word for baichuan2 evaluate",
     list_exact="exact",
     list_approximation="approximation",
     list_recipes="further recipes",
     list_note="exact: as the source, letter by letter; approximation: not all is published, see docs/benchmarks.md.",
     compare_title="A: {first}\nB: {second}",
-    compare_first="A",
-    compare_second="B",
-    compare_difference="B - A",
     compare_flipped="only A / only B right",
     compare_p="p",
     compare_note=(
@@ -141,7 +149,7 @@ ENGLISH = EvaluationWords(
     compare_forced="the results were made in different ways ({reasons}): compared by the {items} items that both hold",
     compare_lost="{suite}: A right, B wrong",
     compare_won="{suite}: A wrong, B right",
-    compare_more="{count} more, see {path}",
+    compare_more="{count} more; --json or --output-dir DIR gives all",
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from baichuan2.evaluation.candidate import Candidate
 from baichuan2.evaluation.plan import SuitePlan
+from baichuan2.evaluation.published import published_beside
 from baichuan2.evaluation.records import ItemRecord
 from baichuan2.evaluation.statistics import Interval, mean_interval, wilson
 
@@ -82,14 +83,14 @@ def make_result(plan: SuitePlan, candidate: Candidate, records: Sequence[ItemRec
         "metric": "accuracy",
         "average": average,
         "items": len(records),
-        "shortened_prompts": sum(record.shots < recipe.shots for record in records),
+        "shortened_prompts": sum(_is_shortened(record, recipe.shots) for record in records),
         **_averages_fields(found, average),
         "chance": _chance(records, average),
         "groups": _groups(plan, records),
         "subjects": _subjects(records),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return result
+    return {**result, "published": published_beside(plan.task, result)}
 
 
 def submission(records: Iterable[ItemRecord]) -> dict[str, dict[str, str]]:
@@ -98,6 +99,11 @@ def submission(records: Iterable[ItemRecord]) -> dict[str, dict[str, str]]:
     for record in records:
         answers.setdefault(record.subject, {})[record.number] = record.prediction or ""
     return answers
+
+
+def _is_shortened(record: ItemRecord, shots: int) -> bool:
+    """Whether a limit took examples, or tokens from the left, from the prompt of an item."""
+    return record.shots < shots or bool(record.details.get("cut"))
 
 
 def _averages_fields(found: Averages | None, average: str) -> dict[str, Any]:

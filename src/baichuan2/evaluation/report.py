@@ -1,0 +1,199 @@
+"""The results in a folder as people read them: `report.md`, and `report.png` with a bar for each suite."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from baichuan2.errors import DataError, MissingExtraError
+from baichuan2.evaluation.results import FORMAT
+from baichuan2.evaluation.suite_folder import RESULT, SuiteFolder, write_whole
+from baichuan2.optional import require
+
+__all__ = ["draw_scores", "read_results", "report_text", "table_lines", "write_report"]
+
+PAGE, PICTURE = "report.md", "report.png"
+COLOUR, PARTIAL_COLOUR, PUBLISHED_COLOUR = "#1f5fbf", "#a9c1e6", "#c8442c"
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """All results in `folder`, one for each suite, in the order of their names; or that of a suite's own folder.
+
+    Raises:
+        DataError: there are none, or one is of another version of this package.
+    """
+    places = [folder] if (folder / RESULT).is_file() else sorted(folder.glob("*/"))
+    results = [result for place in places if (result := SuiteFolder(place).result()) is not None]
+    if not results:
+        stopped = any((place / "items.jsonl").exists() for place in places)
+        why = "only runs that are not finished: the command that began them goes on" if stopped else "no results"
+        raise DataError(f"{folder} holds {why}: give a folder that baichuan2 evaluate wrote")
+    for result in results:
+        if result.get("format") != FORMAT:
+            raise DataError(f"{folder}: a result of format {result.get('format')!r}; this version reads {FORMAT}")
+    return results
+
+
+def write_report(folder: Path) -> tuple[Path, str | None]:
+    """Writes page and picture for all results in `folder`; the page's path, and why there is no picture if so.
+
+    Raises:
+        DataError: there are no results.
+        SettingsError: a file cannot be written.
+    """
+    results = read_results(folder)
+    try:
+        picture: bytes | None = draw_scores(results)
+        why = None
+    except MissingExtraError as error:
+        picture, why = None, str(error)
+    if picture is not None:
+        write_whole(folder / PICTURE, picture)
+    write_whole(folder / PAGE, report_text(results, has_picture=picture is not None))
+    return folder / PAGE, why
+
+
+def report_text(results: Sequence[Mapping[str, Any]], *, has_picture: bool) -> str:
+    """The results as Markdown: scores beside published ones, then what each was made by."""
+    names = list(dict.fromkeys(str(result["model"]["name"]) for result in results))
+    lines = [f"# {_cell(', '.join(names))}", ""]
+    lines += table_lines(
+        ("suite", "items", "shots", "score", "95 %", "by subject", "by item", "chance", "published", "difference"),
+        [_score_row(result) for result in results],
+    )
+    lines += [
+        "",
+        "Scores are the averages that the recipes name, in per cent; BLEU from 0 to 100. The interval tells how far a "
+        "score would move with other items of the same kind; other prompts move it more.",
+    ]
+    if any(result["is_partial"] for result in results):
+        lines += ["", "**partial**: not all items were asked, so the score is no score of the benchmark."]
+    if has_picture:
+        lines += ["", f"![scores]({PICTURE})"]
+    for result in results:
+        lines += ["", f"## {_cell(result['title'])}", "", *_facts(result)]
+        if result["groups"]:
+            rows = [
+                (name, f"{found['items']:,}", _share(found["macro"]), _share(found["micro"]))
+                for name, found in result["groups"].items()
+            ]
+            lines += ["", *table_lines(("group", "items", "by subject", "by item"), rows)]
+    return "\n".join(lines) + "\n"
+
+
+def draw_scores(results: Sequence[Mapping[str, Any]]) -> bytes:
+    """A bar for each suite with its interval, what chance gives and what is published, as a PNG picture.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    require("matplotlib", extra="evaluate")
+    from matplotlib.figure import Figure
+
+    known = [result for result in results if result["score"] is not None]
+    figure = Figure(figsize=(max(4.5, 1.6 + 0.75 * len(known)), 4), layout="constrained")
+    axes = figure.add_subplot(ylabel="score", ylim=(0, 100))
+    for place, result in enumerate(known):
+        scale = _scale(result)
+        score = scale * result["score"]
+        low, high = (scale * end for end in result["interval"])
+        colour = PARTIAL_COLOUR if result["is_partial"] else COLOUR
+        axes.bar(place, score, width=0.6, color=colour)
+        axes.errorbar(place, score, [[score - low], [high - score]], color="black", capsize=4, linewidth=1)
+        axes.annotate(f"{score:.1f}", (place, high), (0, 3), textcoords="offset points", ha="center", fontsize=9)
+        if result["chance"] is not None:
+            axes.hlines(scale * result["chance"], place - 0.36, place + 0.36, "black", linestyles="dotted")
+        if result.get("published") is not None:
+            axes.hlines(result["published"]["value"], place - 0.36, place + 0.36, PUBLISHED_COLOUR, linewidth=2)
+    axes.set_xticks(range(len(known)), [_label(result) for result in known], rotation=30, ha="right")
+    axes.set_xlim(-0.7, max(1, len(known)) - 0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles = [
+        axes.plot([], [], color="black", linestyle="dotted", label="chance")[0],
+        axes.plot([], [], color=PUBLISHED_COLOUR, linewidth=2, label="published")[0],
+        axes.bar([0], [0], color=PARTIAL_COLOUR, label="partial: not all items asked"),
+    ]
+    is_shown = (
+        any(result["chance"] is not None for result in known),
+        any(result.get("published") for result in known),
+        any(result["is_partial"] for result in known),
+    )
+    shown = [handle for handle, is_used in zip(handles, is_shown, strict=True) if is_used]
+    if shown:
+        figure.legend(handles=shown, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()
+
+
+def _label(result: Mapping[str, Any]) -> str:
+    return str(result["suite"]) + ("" if result["recipe"] == "official" else f"\n{result['recipe']}")
+
+
+def _scale(result: Mapping[str, Any]) -> float:
+    return 1.0 if result["metric"] == "bleu" else 100.0
+
+
+def _score_row(result: Mapping[str, Any]) -> tuple[str, ...]:
+    scale, interval, published = _scale(result), result["interval"], result.get("published")
+    name = str(result["suite"]) + ("" if result["recipe"] == "official" else f", {result['recipe']}")
+    beside, difference = "", ""
+    if published is not None:
+        beside = (
+            f"{published['value']:.2f} ({published['model']}{'' if published['is_same_model'] else ', same shape'})"
+        )
+        difference = "" if published["difference"] is None else f"{published['difference']:+.2f}"
+    return (
+        name + (" **partial**" if result["is_partial"] else ""),
+        f"{result['items']:,}",
+        str(result["shots"]),
+        "no answers" if result["score"] is None else f"**{_share(result['score'], scale)}**",
+        "" if interval is None else f"{_share(interval[0], scale)} to {_share(interval[1], scale)}",
+        _share(result["macro"], scale),
+        _share(result["micro"], scale),
+        _share(result["chance"], scale),
+        beside,
+        difference,
+    )
+
+
+def _facts(result: Mapping[str, Any]) -> list[str]:
+    """What a score is no score without."""
+    model, software, hardware = result["model"], result["software"], result["hardware"]
+    changes = ", ".join(f"{name} {value}" for name, value in result["changes"].items())
+    settings = [f"{name.replace('_', ' ')} {result[name]}" for name in ("scoring", "letters", "order", "max_tokens")
+                if result.get(name) is not None]  # fmt: skip
+    lines = [
+        f"- Recipe: {result['recipe']}, {result['exactness']}; task version {result['task_version']}, "
+        f"template {result['task_digest'][:12]}; source: {result['source']}",
+        f"- Split {result['split']}, {result['shots']} examples, {', '.join(settings)}, seed {result['seed']}"
+        + (f"; changed by hand: {changes}" if changes else "")
+        + ("; asked in the chat format" if result["chat_format"] else ""),
+        f"- Model: {model['name']}, {model['dtype']}, quantisation {model['quantization']}, position numerics "
+        f"{model['numerics']}" + (f", adapter {model['adapter']}" if model["adapter"] else ""),
+        f"- Prompts shortened: {result['shortened_prompts']}",
+        f"- Made by baichuan2 {software['baichuan2']} (commit {str(software['commit'])[:12]}), torch "
+        f"{software['torch']}, transformers {software['transformers']}, on {hardware['processor']}, "
+        f"{', '.join(hardware['accelerators']) or 'no accelerator'}; {result['finished']}",
+    ]
+    if result["unknown"]:
+        lines.insert(1, f"- Not published, so open: {result['unknown']}")
+    return [_one_line(line) for line in lines]
+
+
+def _share(value: float | None, scale: float = 100.0) -> str:
+    return "" if value is None else f"{scale * value:.2f}"
+
+
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as the lines of a Markdown page, its first column to the left, the others to the right."""
+    cells = [header, ["---", *["---:"] * (len(header) - 1)], *[[_cell(cell) for cell in row] for row in rows]]
+    return ["| " + " | ".join(row) + " |" for row in cells]
+
+
+def _cell(text: object) -> str:
+    return _one_line(str(text)).replace("|", "\\|")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
