@@ -131,9 +131,10 @@ def find_files(
                 return below
             if root in roots:
                 tried.append(below.place)
+    places = ", ".join(dict.fromkeys(tried))
     raise DataError(
-        f"{title} was not found at --data {data}: looked for {expected[0]} and the like in {', '.join(tried)}, "
-        f"and for folders or archives called {', '.join(folders)}"
+        f"{title} was not found at --data {data}: looked for files such as {expected[0]} in {places}, and for folders "
+        f"or archives called {', '.join(folders)}"
     )
 
 

@@ -51,6 +51,8 @@ class Task:
     digest: str
     details: Mapping[str, Any] = field(default_factory=dict)
     """What else the reader of a kind of task needs."""
+    published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By name of a released model: the `value` that its README gives, in per cent or BLEU, its `shots` and `split`."""
 
     def recipe(self, name: str) -> Any:
         """The recipe called `name`.
@@ -89,4 +91,7 @@ def load_task(name: str) -> Task:
     }
     recipe_class = RECIPES[values.get("kind", "choice")]
     recipes = {key: recipe_class.from_values(row) for key, row in values["recipes"].items()}
-    return Task(**{**values, "subjects": subjects, "recipes": recipes, "digest": sha256(content).hexdigest()})
+    published = yaml.safe_load((files("baichuan2.evaluation") / "published.yaml").read_bytes())
+    digest = sha256(content).hexdigest()
+    made = {"subjects": subjects, "recipes": recipes, "digest": digest, "published": published.get(name, {})}
+    return Task(**{**values, **made})
