@@ -4,6 +4,7 @@ All questions of all suites are read before the model is, so what is wrong with 
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -190,13 +191,12 @@ def _answer_share(
     with contextlib.closing(log), watch.suite(plan, place.path, answered) if is_first else _silence() as progress:
         progress(answered, total)
         for number, record in enumerate(_answers(plan, loaded, own), start=answered + 1):
-            try:
-                log.append(record)
-            except ValueError as error:
+            if not all(map(math.isfinite, record.scores)):
                 raise GenerationError(
                     f"the model's scores for {record.subject} {record.number} are no finite numbers: {record.scores}; "
                     "is the checkpoint whole, and does its number format hold its values (--dtype float32)?"
-                ) from error
+                )
+            log.append(record)
             progress(number, total)
 
 
