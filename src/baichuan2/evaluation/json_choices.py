@@ -139,7 +139,8 @@ def _labels(label: object) -> list[Any]:
 
 def _without_letter(option: str, letter: str) -> str:
     match = _OWN_LETTER.match(option)
-    return option[match.end() :].strip() if match is not None and match[1] == letter else option.strip()
+    rest = option[match.end() :].strip() if match is not None and match[1] == letter else ""
+    return rest or option.strip()
 
 
 def _lines(files: Files, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -124,6 +124,8 @@ def _rows(files: Files, name: str) -> Iterator[Row]:
     text = files.text(name).replace("\r\n", "\n").replace("\r", "\n")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     path, line, number = files.path_of(name), 1, 0
+    if "\0" in text:
+        raise DataError(f"{path} line {text[: text.index(chr(0))].count(chr(10)) + 1} holds a NUL: is this a table?")
     try:
         for cells in reader:
             number += 1
