@@ -7,7 +7,7 @@ from pathlib import Path
 from baichuan2.settings import EvaluationSettings, LoadSettings
 
 SUBJECTS = ("law", "logic")
-LOAD = LoadSettings(device="cpu", threads=1)
+LOAD = LoadSettings(device="cpu", threads=1, dtype="float32")
 
 
 def write_ceval(folder: Path, *, items: int = 4, examples: int = 2, subjects: tuple[str, ...] = SUBJECTS) -> Path:

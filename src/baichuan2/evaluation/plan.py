@@ -14,7 +14,7 @@ from baichuan2.evaluation.items import Item
 from baichuan2.evaluation.task import Task, load_task, task_names
 from baichuan2.settings import EvaluationSettings, flag_name
 
-__all__ = ["SuitePlan", "asked_suites", "plan_suite"]
+__all__ = ["SuitePlan", "plan_suite", "plan_suites"]
 
 ALL = "all"
 
@@ -61,9 +61,24 @@ class SuitePlan:
         }
 
 
-def asked_suites(settings: EvaluationSettings) -> tuple[str, ...]:
-    """The suites that the settings name."""
-    return tuple(task_names()) if settings.suite_names == (ALL,) else settings.suite_names
+def plan_suites(settings: EvaluationSettings) -> tuple[list[SuitePlan], list[str]]:
+    """The suites that the settings name, and a line for each that is left out: where all are asked for, some may lack.
+
+    Raises:
+        SettingsError, DataError: as `plan_suite`, where suites are named, or none of all can be asked.
+    """
+    if settings.suite_names != (ALL,):
+        return [plan_suite(name, settings) for name in settings.suite_names], []
+    plans: list[SuitePlan] = []
+    left_out: list[str] = []
+    for name in task_names():
+        try:
+            plans.append(plan_suite(name, settings))
+        except (SettingsError, DataError) as error:
+            left_out.append(f"{name} is left out: {error}")
+    if not plans:
+        raise DataError(f"none of all suites can be asked, such as: {left_out[0]}")
+    return plans, left_out
 
 
 def plan_suite(name: str, settings: EvaluationSettings) -> SuitePlan:

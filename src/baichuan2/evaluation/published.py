@@ -35,13 +35,13 @@ def released_name(model: Mapping[str, Any]) -> tuple[str, bool] | None:
 
 
 def published_beside(task: Any, result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a result is to be read beside: `model`, `value` in per cent, `shots`, `difference` and `is_same_model`.
+    """What to read a result beside: `model`, `is_same_model`, `value` in per cent, `shots`, `split`, `difference`.
 
     `difference`: the score less the published one, in points; None where the result has no score. None in place of it
     all: nothing is published for the like.
     """
     found = released_name(result["model"])
-    row = None if found is None else getattr(task, "published", {}).get(found[0])
+    row = None if found is None else task.published.get(found[0])
     if found is None or row is None:
         return None
     scale = 1.0 if result["metric"] == "bleu" else 100.0
@@ -51,5 +51,6 @@ def published_beside(task: Any, result: Mapping[str, Any]) -> dict[str, Any] | N
         "is_same_model": found[1],
         "value": row["value"],
         "shots": row["shots"],
+        "split": row.get("split", task.split),
         "difference": None if score is None else round(scale * score - row["value"], 4),
     }

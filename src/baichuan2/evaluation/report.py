@@ -139,9 +139,9 @@ def _score_row(result: Mapping[str, Any]) -> tuple[str, ...]:
     name = str(result["suite"]) + ("" if result["recipe"] == "official" else f", {result['recipe']}")
     beside, difference = "", ""
     if published is not None:
-        beside = (
-            f"{published['value']:.2f} ({published['model']}{'' if published['is_same_model'] else ', same shape'})"
-        )
+        notes = [published["model"], *([] if published["is_same_model"] else ["same shape"])]
+        notes += [f"{name} {published[name]}" for name in ("split", "shots") if published[name] != result[name]]
+        beside = f"{published['value']:.2f} ({', '.join(map(str, notes))})"
         difference = "" if published["difference"] is None else f"{published['difference']:+.2f}"
     return (
         name + (" **partial**" if result["is_partial"] else ""),

@@ -16,7 +16,7 @@ from baichuan2.errors import GenerationError, SettingsError
 from baichuan2.evaluation import processes
 from baichuan2.evaluation.candidate import Candidate, candidate_of, find_candidate, folder_name
 from baichuan2.evaluation.choices import Question, answer_choices
-from baichuan2.evaluation.plan import SuitePlan, asked_suites, plan_suite
+from baichuan2.evaluation.plan import SuitePlan, plan_suite, plan_suites
 from baichuan2.evaluation.records import ItemRecord, Key
 from baichuan2.evaluation.report import write_report
 from baichuan2.evaluation.results import make_result, submission
@@ -62,7 +62,7 @@ def evaluate(
         CheckpointError: the model cannot be loaded.
         GenerationError: the model gave what is no number.
     """
-    plans = [plan_suite(name, settings) for name in asked_suites(settings)]
+    plans, left_out = plan_suites(settings)
     processes.join()
     load = replace(load, device=processes.own_device(load.device))
     processes.first_decides(lambda: find_candidate(load).name)  # one process fetches it, where it is not here yet
@@ -70,7 +70,7 @@ def evaluate(
     candidate = replace(candidate, load=_once(candidate.load))
     folder = results_folder(settings, load, candidate)
     if processes.is_first():
-        for text in candidate.remarks:
+        for text in (*left_out, *candidate.remarks):
             watch.remark(text)
     results = [_run_suite(plan, candidate, SuiteFolder(folder / plan.task.name), watch) for plan in plans]
     if processes.is_first():

@@ -5,9 +5,10 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
-from baichuan2.cli.evaluation_screen import EvaluationScreen, print_results, print_suites
+from baichuan2.cli.evaluation_screen import EvaluationScreen, print_comparison, print_results, print_suites
 from baichuan2.cli.evaluation_text import EvaluationWords, evaluation_words_for
 from baichuan2.cli.screen import accept_any_text, notice, print_json
 from baichuan2.errors import SettingsError
@@ -22,6 +23,7 @@ EXAMPLES = """\
   baichuan2 evaluate mmlu --recipe lm-eval --data DIR            as lm-evaluation-harness scores it
   baichuan2 evaluate ceval --data DIR -m path/to/model --quantize int4 --output-dir results/int4
   baichuan2 evaluate compare results/demo-base results/int4      what changed, item by item, and whether that is chance
+  baichuan2 evaluate report results/demo-base                    table, page and picture again
   torchrun --nproc_per_node 8 -m baichuan2 evaluate mmlu --data DIR -m path/to/model
 The same command goes on where a run was stopped."""
 
@@ -37,6 +39,10 @@ def run(settings: EvaluationSettings, load: LoadSettings, output: OutputSettings
     if settings.suite == "list":
         print_suites(words)
         return 0
+    if settings.suite == "compare":
+        return _compare(settings, output, words)
+    if settings.suite == "report":
+        return _report(settings, output, words)
     if settings.first is not None:
         raise SettingsError(
             f"unexpected {settings.first!r}: several suites are written with commas, such as {settings.suite},"
@@ -56,6 +62,36 @@ def _evaluate(settings: EvaluationSettings, load: LoadSettings, output: OutputSe
         processes.leave()
     if processes.is_first():
         _show(results, output, words)
+    return 0
+
+
+def _compare(settings: EvaluationSettings, output: OutputSettings, words: EvaluationWords) -> int:
+    from baichuan2.evaluation.compare import compare_folders, write_comparison
+
+    if settings.first is None or settings.second is None:
+        raise SettingsError("compare needs two folders of results: baichuan2 evaluate compare A B")
+    places = [Path(place).expanduser() for place in (settings.first, settings.second)]
+    comparisons = compare_folders(places[0], places[1], force=settings.force)
+    if settings.output_dir is not None:
+        page = write_comparison(Path(settings.output_dir).expanduser(), comparisons)
+        notice(words.written.format(path=page))
+    if output.json:
+        for comparison in comparisons:
+            print_json(comparison)
+    else:
+        print_comparison(comparisons, words)
+    return 0
+
+
+def _report(settings: EvaluationSettings, output: OutputSettings, words: EvaluationWords) -> int:
+    from baichuan2.evaluation.report import read_results, write_report
+
+    if settings.first is None or settings.second is not None:
+        raise SettingsError("report takes one folder of results: baichuan2 evaluate report DIR")
+    folder = Path(settings.first).expanduser()
+    results = read_results(folder)
+    EvaluationScreen(words, 1).written(*write_report(folder))
+    _show(results, output, words)
     return 0
 
 
