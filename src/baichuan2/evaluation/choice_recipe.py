@@ -14,7 +14,7 @@ class PromptForm:
     In braces stand: in a header and an item `{subject}`; in an item `{question}`, `{options}`, `{passage}` (empty where
     there is none), `{passage_line}` (with a line break behind it), `{raw_options}` (as the file holds them, with spaces
     between), `{option_lines}` (with line breaks between) and `{last}`, the last letter; in an option `{letter}` and
-    `{text}`; in an answer `{letter}`.
+    `{text}`; in an answer `{letter}`, or `{text}`: the option as the file holds it.
 
     `close`: after the last example, behind its gap. `empty`: in the place of examples where there are none.
     `strip`: whether white space around a question is left out.
@@ -40,7 +40,7 @@ class ChoiceRecipe:
     `scoring`: letters: the logits of the letters at the prompt's last place, no softmax over the rest; continuation:
     the log-probability of ` A` and so on, whole, over all of the vocabulary; text: the mean loss of the whole text with
     each letter. `letters`: bare: the piece `A`; spaced: the piece with a space before it. For `scoring: letters`.
-    `candidates`: for `scoring: continuation`: the letters, or the options as the file holds them.
+    `candidates`: for `scoring: continuation`: the letters, or the options, as the form's `answer` writes them.
     `max_tokens`: longer prompts lose examples: `drop` says which: the last one first, the longest first, or tokens from
     the left. None: no limit but the model's.
     `average`: which one the tool calls the score: macro: the mean of the subjects' accuracies; micro: of all items.

@@ -85,11 +85,10 @@ def _ask(
     recipe: ChoiceRecipe, question: Question, encode: Encode, limit: float, *, seed: int, chat_format: bool
 ) -> _Asked:
     item, form = question.item, recipe.form_of(question.item.subject)
-    letters = LETTERS[: len(item.options)]
     order = example_order(recipe, question.examples, item, seed)
     room = 0
     if recipe.scoring == "text":  # whose limit is one of whole texts
-        room = max(len(encode(answer_text(form, letter))) for letter in letters)
+        room = max(len(encode(answer_text(form, item, index))) for index in range(len(item.options)))
     fitted = fit_prompt(recipe, question.title, order, item, lambda text: len(encode(text)), room=room)
     prompts, candidates = _prompt_and_candidates(recipe, item, fitted.text, encode, chat_format)
     details: dict[str, Any] = {}
@@ -118,16 +117,14 @@ def _prompt_and_candidates(
     recipe: ChoiceRecipe, item: Item, text: str, encode: Encode, chat_format: bool
 ) -> tuple[tuple[Ids, ...], tuple[Ids, ...]]:
     """The ids of the prompt, and of what may follow it; of whole texts, and of no prompt, where these are compared."""
-    form, letters = recipe.form_of(item.subject), LETTERS[: len(item.options)]
+    form, count = recipe.form_of(item.subject), len(item.options)
     message = (USER_TOKEN_ID, *encode(text), ASSISTANT_TOKEN_ID) if chat_format else ()
     if recipe.scoring == "letters":
-        candidates = tuple((token,) for token in letter_ids(recipe, encode, len(letters)))
+        candidates = tuple((token,) for token in letter_ids(recipe, encode, count))
         return (message or tuple(encode(text)),), candidates
-    ends = [answer_text(form, letter) for letter in letters]
+    ends = [answer_text(form, item, index) for index in range(count)]
     if recipe.scoring == "text":
         return (), tuple((*message, *encode(end)) if message else tuple(encode(text + end)) for end in ends)
-    if recipe.candidates == "options":
-        ends = [f" {option}" for option in item.details.get("raw_options", item.options)]
     if message:
         return (message,), tuple(tuple(encode(end.lstrip())) for end in ends)
     # lm-evaluation-harness draws the border so: white space at the prompt's end belongs to what follows; both are

@@ -72,9 +72,10 @@ def _without_longest(
     return FittedPrompt(choice_prompt(form, title, [examples[index] for index in kept], item), len(kept))
 
 
-def answer_text(form: PromptForm, letter: str) -> str:
-    """What stands behind a question that is answered by that letter."""
-    return form.answer.replace("{letter}", letter)
+def answer_text(form: PromptForm, item: Item, index: int) -> str:
+    """What stands behind a question that is answered by the option of that index."""
+    raw = item.details.get("raw_options", item.options)
+    return _filled(form.answer, {"letter": LETTERS[index], "text": raw[index]})
 
 
 def example_order(recipe: ChoiceRecipe, examples: Sequence[Item], item: Item, seed: int) -> list[Item]:
@@ -87,7 +88,7 @@ def example_order(recipe: ChoiceRecipe, examples: Sequence[Item], item: Item, se
 
 def _example(form: PromptForm, title: str, example: Item) -> str:
     assert example.answer is not None
-    return _block(form, title, example) + answer_text(form, LETTERS[example.answer]) + form.gap
+    return _block(form, title, example) + answer_text(form, example, example.answer) + form.gap
 
 
 def _block(form: PromptForm, title: str, item: Item) -> str:
