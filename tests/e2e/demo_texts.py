@@ -16,8 +16,6 @@ from baichuan2.settings import LoadSettings
 # rounding.
 PROMPTS = (
     "你好，请介绍一下你自己。",
-    "Why is the sky blue?",
-    "法国的首都是哪里？",
     "What is the capital of France?",
     "静夜思",
 )

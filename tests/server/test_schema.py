@@ -11,7 +11,7 @@ CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 USER = {"role": "user", "content": "你好"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 POSTS = [CHAT, TEXT, "/tokenize", "/detokenize"]
-NUM_BODIES = 50  # for each of the four
+NUM_BODIES = {GenerationMode.NEGATIVE: 50, GenerationMode.POSITIVE: 20}  # for each of the four
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_bodies_out_of_the_description(client, described, path, mode):
     statuses = []
 
     @settings(
-        max_examples=NUM_BODIES,
+        max_examples=NUM_BODIES[mode],
         deadline=None,
         database=None,
         derandomize=True,
@@ -90,7 +90,7 @@ def test_bodies_out_of_the_description(client, described, path, mode):
         check(answer, path)
 
     send()
-    assert len(statuses) >= NUM_BODIES
+    assert len(statuses) >= NUM_BODIES[mode]
     if mode is GenerationMode.NEGATIVE:
-        assert set(statuses) <= {400, 415}
+        assert set(statuses) <= {400, 413, 415}  # 413: a text that is larger than any body may be
     assert client.post(CHAT, json={"messages": [USER], "max_tokens": 1}).status_code == 200
