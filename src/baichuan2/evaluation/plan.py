@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import baichuan2
 from baichuan2.errors import DataError, SettingsError
 from baichuan2.evaluation.choices import Question
 from baichuan2.evaluation.data import asked_subjects, known_subjects, read_items
@@ -90,11 +91,7 @@ def plan_suite(name: str, settings: EvaluationSettings) -> SuitePlan:
     """
     task = load_task(name)
     recipe, changes = _settled_recipe(task, settings)
-    if settings.data is None:
-        raise SettingsError(f"--data DIR is missing: the folder that holds {task.title} as it is published")
-    folder, split = Path(settings.data).expanduser(), settings.split or task.split
-    if not folder.exists():
-        raise SettingsError(f"--data {settings.data}: there is no such folder")
+    folder, split = _data_folder(task, settings), settings.split or task.split
     questions: list[Question] = []
     digests: dict[str, str] = {}
     for subject in asked_subjects(task, recipe, folder, split, settings.subject_names):
@@ -121,6 +118,19 @@ def plan_suite(name: str, settings: EvaluationSettings) -> SuitePlan:
         data=digests,
         settings=settings,
     )
+
+
+def _data_folder(task: Task, settings: EvaluationSettings) -> Path:
+    """Where a benchmark's files are looked for: --data, or inside this package for what comes with it."""
+    shipped = task.details.get("shipped")
+    if shipped is not None:
+        return Path(baichuan2.__file__).parent / str(shipped)
+    if settings.data is None:
+        raise SettingsError(f"--data DIR is missing: the folder that holds {task.title} as it is published")
+    folder = Path(settings.data).expanduser()
+    if not folder.exists():
+        raise SettingsError(f"--data {settings.data}: there is no such folder")
+    return folder
 
 
 def _settled_recipe(task: Task, settings: EvaluationSettings) -> tuple[Any, dict[str, Any]]:
