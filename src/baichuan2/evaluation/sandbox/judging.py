@@ -8,17 +8,27 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from baichuan2.errors import SettingsError
 
-__all__ = ["Isolation", "Limits", "Program", "Verdict", "find_isolation", "judge", "judge_all"]
+__all__ = [
+    "Isolation",
+    "Judges",
+    "Limits",
+    "Program",
+    "Verdict",
+    "default_workers",
+    "find_isolation",
+    "judge",
+    "judge_all",
+]
 
 Outcome = Literal["passed", "failed", "error", "timeout", "memory", "crashed", "exited", "unknown"]
 
@@ -126,19 +136,41 @@ def judge(program: Program, isolation: Isolation, limits: Limits, *, running: "_
     return Verdict("unknown", json.dumps(answer)[:300])
 
 
+def default_workers(num_processes: int = 1) -> int:
+    """Programs that each of `num_processes` judges at once: in all one for each core, of each at most 16."""
+    return max(1, min(16, len(os.sched_getaffinity(0)) // num_processes))
+
+
+class Judges:
+    """Programs judged side by side, each in a sandbox of its own. Leaving the `with` block ends those that still run.
+
+    `workers`: how many at once; None: as `default_workers`.
+    """
+
+    def __init__(self, isolation: Isolation, *, limits: Limits | None = None, workers: int | None = None) -> None:
+        self._isolation, self._limits, self._running = isolation, limits or Limits(), _Running()
+        count = workers or default_workers()
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="judge")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._running.end()
+
+    def submit(self, program: Program) -> "Future[Verdict]":
+        """The verdict on a program, when it is there."""
+        return self._pool.submit(judge, program, self._isolation, self._limits, running=self._running)
+
+
 def judge_all(
-    programs: Sequence[Program], isolation: Isolation, *, limits: Limits | None = None, workers: int | None = None
+    programs: Iterable[Program], isolation: Isolation, *, limits: Limits | None = None, workers: int | None = None
 ) -> Iterator[Verdict]:
-    """A verdict for each program, in their order. `workers`: how many at once; None: one for each core, at most 16."""
-    count = workers or min(16, len(os.sched_getaffinity(0)))
-    bounds = limits or Limits()
-    running = _Running()
-    pool = ThreadPoolExecutor(count, thread_name_prefix="judge")
-    try:
-        yield from pool.map(lambda program: judge(program, isolation, bounds, running=running), programs)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        running.end()
+    """A verdict for each program, in their order; see `Judges`."""
+    with Judges(isolation, limits=limits, workers=workers) as judges:
+        waiting = [judges.submit(program) for program in programs]
+        yield from (verdict.result() for verdict in waiting)
 
 
 class _Running:
