@@ -13,16 +13,21 @@ from baichuan2.evaluation.json_choices import read_agieval, read_gaokao, read_me
 from baichuan2.evaluation.sources import Files, find_files
 from baichuan2.evaluation.tables import LETTERS, read_ceval, read_cmmlu, read_mmlu
 from baichuan2.evaluation.task import ChoiceRecipe, Task, load_task
+from baichuan2.evaluation.text_layouts import names_of, read_bbh, read_flores, read_gsm8k, read_math
 
-__all__ = ["LETTERS", "asked_subjects", "files_of", "known_subjects", "read_items"]
+__all__ = ["LETTERS", "asked_subjects", "files_of", "known_subjects", "read_examples", "read_items"]
 
 Reader = Callable[[Files, str, str], Iterator[Item]]
 
 LAYOUTS: dict[str, Reader] = {
     "agieval": read_agieval,
+    "bbh": read_bbh,
     "ceval": read_ceval,
     "cmmlu": read_cmmlu,
+    "flores": read_flores,
     "gaokao": read_gaokao,
+    "gsm8k": read_gsm8k,
+    "math": read_math,
     "medmcqa": read_medmcqa,
     "medqa": read_medqa,
     "mmlu": read_mmlu,
@@ -41,10 +46,11 @@ def read_items(task: Task, data: Path, split: str, subject: str, recipe: Any = N
         SettingsError: the benchmark has no such split.
     """
     part, inner, split = _part_of(task, subject, split)
-    name = _file_of(part, recipe, split, inner)
+    names = _names_of(part, recipe, split, inner)
     files = files_of(part, data, recipe)
-    if not files.has(name):
-        raise DataError(f"{part.title}: {files.path_of(name)} is missing")
+    name = next((name for name in names if files.has(name)), None)
+    if name is None:
+        raise DataError(f"{part.title}: {files.path_of(names[0])} is missing")
     items = list(LAYOUTS[part.layout](files, name, inner))
     if isinstance(recipe, ChoiceRecipe):
         items = [item for item in items if _is_asked(item, recipe)]
@@ -53,7 +59,31 @@ def read_items(task: Task, data: Path, split: str, subject: str, recipe: Any = N
             items = [item for index, item in enumerate(items) if (index in held) == (split == part.example_split)]
     if not items:
         raise DataError(f"{files.path_of(name)} holds no question that is asked")
+    if split == part.split:
+        items = items[: getattr(recipe, "first", None)]
     return items if inner == subject else [replace(item, subject=subject) for item in items]
+
+
+def read_examples(task: Task, data: Path, split: str, subject: str, recipe: Any = None) -> list[Item]:
+    """The questions that serve as examples for a subject: those of their split, in the order of the file.
+
+    Where the task names subjects whose examples serve all others, one of each after the other; where it lets the
+    questions asked in `split` stand in for a split that is not there, those.
+
+    Raises: as `read_items`.
+    """
+    sources = task.details.get("example_subjects", (subject,))
+    if task.details.get("examples_from_questions"):
+        held = [source for source in sources if _has(task, recipe, data, task.example_split, source)]
+        if not held:
+            rows = [read_items(task, data, split, source, recipe) for source in sources]
+            return _by_turns(rows)
+    return _by_turns([read_items(task, data, task.example_split, source, recipe) for source in sources])
+
+
+def _by_turns(rows: Sequence[Sequence[Item]]) -> list[Item]:
+    """The first of each row, then the second of each, and so on."""
+    return [row[place] for place in range(max(map(len, rows))) for row in rows if place < len(row)]
 
 
 def asked_subjects(task: Task, recipe: Any, data: Path, split: str, names: Sequence[str] | None) -> Sequence[str]:
@@ -70,7 +100,8 @@ def asked_subjects(task: Task, recipe: Any, data: Path, split: str, names: Seque
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
             raise SettingsError(f"--subjects: {task.name} has no {name!r}: {hint}")
     asked = list(dict.fromkeys(names)) if names is not None else known
-    for needed in dict.fromkeys((split, task.example_split) if recipe.shots else (split,)):
+    needs_examples = recipe.shots and not task.details.get("examples_from_questions")
+    for needed in dict.fromkeys((split, task.example_split) if needs_examples else (split,)):
         present = [subject for subject in asked if _has(task, recipe, data, needed, subject)]
         if len(present) < len(asked):
             missing = ", ".join(subject for subject in asked if subject not in set(present))
@@ -93,13 +124,15 @@ def files_of(task: Task, data: Path, recipe: Any = None) -> Files:
     Raises:
         DataError: they lie nowhere at `data`; the message says where was looked, and for what.
     """
-    expected = [_file_of(task, recipe, split, subject) for split in task.splits for subject in task.subjects]
+    pairs = [(split, subject) for split in task.splits for subject in task.subjects]
+    expected = [name for split, subject in pairs for name in _names_of(task, recipe, split, subject)]
     return find_files(data, task.title, folders=task.folders, roots=task.roots, expected=list(dict.fromkeys(expected)))
 
 
 def _has(task: Task, recipe: Any, data: Path, split: str, subject: str) -> bool:
     part, inner, split = _part_of(task, subject, split)
-    return files_of(part, data, recipe).has(_file_of(part, recipe, split, inner))
+    files = files_of(part, data, recipe)
+    return any(files.has(name) for name in _names_of(part, recipe, split, inner))
 
 
 def _part_of(task: Task, subject: str, split: str) -> tuple[Task, str, str]:
@@ -113,9 +146,13 @@ def _part_of(task: Task, subject: str, split: str) -> tuple[Task, str, str]:
     return part, inner, part.example_split if split == task.example_split else part.split
 
 
-def _file_of(task: Task, recipe: Any, split: str, subject: str) -> str:
+def _names_of(task: Task, recipe: Any, split: str, subject: str) -> tuple[str, ...]:
+    """What a subject's file may be called; a folder ends with `/`."""
+    names = names_of(task.layout, split, subject)
+    if names is not None:
+        return names
     pattern: str = getattr(recipe, "file", None) or task.file
-    return pattern.replace("{subject}", subject).replace("{split}", split)
+    return (pattern.replace("{subject}", subject).replace("{split}", split),)
 
 
 def _is_asked(item: Item, recipe: ChoiceRecipe) -> bool:

@@ -1,7 +1,7 @@
 """What a suite asks before any model is looked at: its recipe as the settings change it, and all of its questions."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
@@ -10,9 +10,11 @@ from typing import Any
 import baichuan2
 from baichuan2.errors import DataError, SettingsError
 from baichuan2.evaluation.choices import Question
-from baichuan2.evaluation.data import asked_subjects, known_subjects, read_items
+from baichuan2.evaluation.data import asked_subjects, known_subjects, read_examples, read_items
 from baichuan2.evaluation.items import Item
 from baichuan2.evaluation.task import Task, load_task, task_names
+from baichuan2.evaluation.text_prompts import example_chooser
+from baichuan2.evaluation.text_recipe import TextRecipe
 from baichuan2.settings import EvaluationSettings, flag_name
 
 __all__ = ["SuitePlan", "plan_suite", "plan_suites"]
@@ -96,18 +98,18 @@ def plan_suite(name: str, settings: EvaluationSettings) -> SuitePlan:
     digests: dict[str, str] = {}
     for subject in asked_subjects(task, recipe, folder, split, settings.subject_names):
         items = read_items(task, folder, split, subject, recipe)
-        examples = read_items(task, folder, task.example_split, subject, recipe) if recipe.shots else []
+        examples = read_examples(task, folder, split, subject, recipe) if recipe.shots else []
         title = recipe.titles.get(subject, task.subjects[subject].title)
         digests[subject] = _digest(items, examples)
+        choose = _chooser(recipe, examples, may_ask_them=split == task.example_split)
         for item in items[: settings.limit]:
-            # asked of the examples' own split, no item may answer itself
-            others = examples if split != task.example_split else [one for one in examples if one.number != item.number]
-            if len(others) < recipe.shots:
+            chosen = choose(item)
+            if len(chosen) < recipe.shots:
                 raise DataError(
-                    f"{task.name} has {len(others)} examples for {subject}, the prompt needs {recipe.shots}: give "
-                    f"--shots {len(others)} or fewer"
+                    f"{task.name} has {len(chosen)} examples for {subject}, the prompt needs {recipe.shots}: give "
+                    f"--shots {len(chosen)} or fewer"
                 )
-            questions.append(Question(item, others[: recipe.shots], title))
+            questions.append(Question(item, chosen, title))
     return SuitePlan(
         task=task,
         recipe=recipe,
@@ -131,6 +133,18 @@ def _data_folder(task: Task, settings: EvaluationSettings) -> Path:
     if not folder.exists():
         raise SettingsError(f"--data {settings.data}: there is no such folder")
     return folder
+
+
+def _chooser(recipe: Any, examples: Sequence[Item], *, may_ask_them: bool) -> Callable[[Item], Sequence[Item]]:
+    """Which examples stand before an item. Asked of the examples' own split, no item may answer itself."""
+    if isinstance(recipe, TextRecipe):
+        return example_chooser(recipe, examples)
+
+    def first(item: Item) -> Sequence[Item]:
+        others = [one for one in examples if one.number != item.number] if may_ask_them else examples
+        return others[: recipe.shots]
+
+    return first
 
 
 def _settled_recipe(task: Task, settings: EvaluationSettings) -> tuple[Any, dict[str, Any]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from baichuan2.evaluation.bleu import bleu_result
 from baichuan2.evaluation.candidate import Candidate
 from baichuan2.evaluation.plan import SuitePlan
 from baichuan2.evaluation.published import published_beside
@@ -84,12 +85,15 @@ def make_result(plan: SuitePlan, candidate: Candidate, records: Sequence[ItemRec
         "average": average,
         "items": len(records),
         "shortened_prompts": sum(_is_shortened(record, recipe.shots) for record in records),
+        **_cut_off_replies(records),
         **_averages_fields(found, average),
         "chance": _chance(records, average),
         "groups": _groups(plan, records),
         "subjects": _subjects(records),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if plan.kind == "translation":
+        result |= bleu_result(records, seed=plan.settings.seed)
     return {**result, "published": published_beside(plan.task, result)}
 
 
@@ -104,6 +108,12 @@ def submission(records: Iterable[ItemRecord]) -> dict[str, dict[str, str]]:
 def _is_shortened(record: ItemRecord, shots: int) -> bool:
     """Whether a limit took examples, or tokens from the left, from the prompt of an item."""
     return record.shots < shots or bool(record.details.get("cut"))
+
+
+def _cut_off_replies(records: Sequence[ItemRecord]) -> dict[str, int]:
+    """How many texts were cut off by the limit of new tokens, where texts are written."""
+    finished = [record.details["finish"] for record in records if "finish" in record.details]
+    return {"cut_off_replies": finished.count("length")} if finished else {}
 
 
 def _averages_fields(found: Averages | None, average: str) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from baichuan2.evaluation.records import ItemRecord, Key
 from baichuan2.evaluation.report import write_report
 from baichuan2.evaluation.results import make_result, submission
 from baichuan2.evaluation.suite_folder import SuiteFolder
+from baichuan2.evaluation.text_recipe import TextRecipe
+from baichuan2.evaluation.texts import answer_texts
 from baichuan2.settings import EvaluationSettings, LoadSettings
 
 __all__ = ["Progress", "Watch", "evaluate", "evaluate_suite", "results_folder"]
@@ -202,6 +204,14 @@ def _answer_share(
 
 def _answers(plan: SuitePlan, loaded: Any, questions: Sequence[Question]) -> Iterator[ItemRecord]:
     settings = plan.settings
+    if isinstance(plan.recipe, TextRecipe):
+        return answer_texts(
+            loaded,
+            plan.recipe,
+            questions,
+            chat_format=settings.chat_format,
+            log_prompts=settings.log_prompts,
+        )
     return answer_choices(
         loaded,
         plan.recipe,

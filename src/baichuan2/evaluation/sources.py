@@ -43,8 +43,8 @@ class Files:
         self.place, self._has, self._opened, self._names = place, has, opened, names
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of that name."""
-        return self._has(name)
+        """Whether there is a file of that name; with `/` at its end: a folder that holds files."""
+        return bool(self._names(name[:-1], "")) if name.endswith("/") else self._has(name)
 
     def path_of(self, name: str) -> str:
         """What messages call a file."""

@@ -10,10 +10,11 @@ from typing import Any
 
 from baichuan2.errors import SettingsError
 from baichuan2.evaluation.choice_recipe import ChoiceRecipe, PromptForm
+from baichuan2.evaluation.text_recipe import TextRecipe
 
 __all__ = ["ChoiceRecipe", "PromptForm", "Subject", "Task", "load_task", "task_names"]
 
-RECIPES: dict[str, Any] = {"choice": ChoiceRecipe}
+RECIPES: dict[str, Any] = {"choice": ChoiceRecipe, "generate": TextRecipe, "translation": TextRecipe}
 """By kind of task: the class of its recipes, whose `from_values` makes one of what a task file holds."""
 
 
