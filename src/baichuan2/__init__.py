@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from baichuan2.model.modeling_baichuan import BaichuanForCausalLM as BaichuanForCausalLM
     from baichuan2.model.modeling_baichuan import BaichuanModel as BaichuanModel
     from baichuan2.model.tokenization_baichuan import BaichuanTokenizer as BaichuanTokenizer
+    from baichuan2.settings.evaluating import EvaluationSettings as EvaluationSettings
     from baichuan2.settings.finetuning import FinetuneSettings as FinetuneSettings
     from baichuan2.settings.models import LoadSettings as LoadSettings
     from baichuan2.settings.models import MergeSettings as MergeSettings
@@ -81,6 +82,7 @@ _MODULES = {
     "model.configuration_baichuan": ("BaichuanConfig",),
     "model.modeling_baichuan": ("BaichuanForCausalLM", "BaichuanModel"),
     "model.tokenization_baichuan": ("BaichuanTokenizer",),
+    "settings.evaluating": ("EvaluationSettings",),
     "settings.finetuning": ("FinetuneSettings",),
     "settings.models": ("LoadSettings", "MergeSettings", "PlanSettings", "QuantizeSettings"),
     "settings.replies": ("ChatSettings", "OutputSettings", "RunSettings", "SamplingSettings"),
@@ -106,6 +108,7 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "LoadSettings",
     "SamplingSettings",
     "ChatSettings",
+    "EvaluationSettings",
     "FinetuneSettings",
     "OutputSettings",
     "PlanSettings",

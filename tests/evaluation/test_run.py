@@ -86,9 +86,9 @@ def test_more_items_are_added_and_fewer_are_refused(data, tmp_path, load):
     [
         ({"shots": 1}, "shots was 2, is 1"),
         ({"seed": 3}, "seed was 0, is 3"),
-        ({"order": "file"}, "changes order was None, is file"),
-        ({"letters": "spaced"}, "changes letters was None, is spaced"),
-        ({"max_tokens": 300}, "changes max_tokens was None, is 300"),
+        ({"order": "file"}, "order was None, is file"),
+        ({"letters": "spaced"}, "letters was None, is spaced"),
+        ({"max_tokens": 300}, "max_tokens was None, is 300"),
         ({"chat_format": True}, "chat_format was False, is True"),
         ({"recipe": "lm-eval"}, "recipe was official, is lm-eval"),
     ],
@@ -102,6 +102,13 @@ def test_what_decides_the_answers_may_not_change(changes, named, data, tmp_path,
     assert "\n" not in str(caught.value)
 
 
+def test_a_change_that_is_taken_back_is_seen_too(data, tmp_path, load):
+    settings = settings_for(data, tmp_path / "out", subjects="law", limit=1, order="file")
+    evaluate(settings, load, Listener())
+    with pytest.raises(SettingsError, match="order was file, is None"):
+        evaluate(replace(settings, order=None), load, Listener())
+
+
 def test_overwrite_starts_anew(data, tmp_path, load):
     evaluate(settings_for(data, tmp_path / "out"), load, Listener())
     listener = Listener()
@@ -113,9 +120,9 @@ def test_overwrite_starts_anew(data, tmp_path, load):
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        ({"dtype": "bfloat16"}, "model dtype was float32, is bfloat16"),
-        ({"quantize": "int8"}, "model quantization was none, is int8"),
-        ({"model": "thirteen"}, "model model differs"),
+        ({"dtype": "bfloat16"}, "dtype was float32, is bfloat16"),
+        ({"quantize": "int8"}, "quantization was none, is int8"),
+        ({"model": "thirteen"}, "the model differs"),
     ],
 )
 def test_another_model_may_not_go_on(other, named, data, tmp_path, load, models):

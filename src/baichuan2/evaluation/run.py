@@ -29,6 +29,8 @@ __all__ = ["Progress", "Watch", "evaluate", "evaluate_suite", "results_folder"]
 
 Progress = Callable[[int, int], None]
 RESULTS = "results"
+DIGESTS = {"task": "the template", "model model": "the model", "model adapter": "the adapter"}
+"""What of a run's identity says nothing to people."""
 
 
 class Watch(Protocol):
@@ -148,13 +150,19 @@ def _open(plan: SuitePlan, candidate: Candidate, place: SuiteFolder) -> tuple[fr
 def _check_same(earlier: Mapping[str, Any], now: Mapping[str, Any], place: Path) -> None:
     """Raises SettingsError where a run in `place` was of something else; the message names what."""
     before, after = _flat(earlier), _flat(now)
-    changed = [name for name in after if before.get(name) != after[name] and not _is_new_subject(name, before)]
+    changed = [
+        name
+        for name in {**after, **before}
+        if before.get(name) != after.get(name)
+        and name != "changes shots"  # told as the shots
+        and not (name.startswith("data ") and (name not in before or name not in after))  # a subject more, or less
+    ]
     if not changed:
         return
     shown = [
-        f"{name} differs"
-        if name.startswith(("data", "task", "model model", "model adapter"))
-        else f"{name} was {before.get(name)}, is {after[name]}"
+        f"{DIGESTS.get(name, name)} differs"
+        if name in DIGESTS or name.startswith("data ")
+        else f"{name.removeprefix('changes ').removeprefix('model ')} was {before.get(name)}, is {after.get(name)}"
         for name in changed
     ]
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
@@ -162,10 +170,6 @@ def _check_same(earlier: Mapping[str, Any], now: Mapping[str, Any], place: Path)
         f"{place} holds another run ({'; '.join(shown[:3])}{more}): give another --output-dir, or --overwrite to "
         "delete it and start anew"
     )
-
-
-def _is_new_subject(name: str, before: Mapping[str, Any]) -> bool:
-    return name.startswith("data ") and name not in before
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
