@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from baichuan2.errors import DataError, SettingsError
+from baichuan2.evaluation.code_layouts import HUMANEVAL_FILES, MBPP_FILES, read_humaneval, read_mbpp
 from baichuan2.evaluation.items import Item
 from baichuan2.evaluation.json_choices import read_agieval, read_gaokao, read_medmcqa, read_medqa
 from baichuan2.evaluation.sources import Files, find_files
@@ -19,6 +20,7 @@ __all__ = ["LETTERS", "asked_subjects", "files_of", "known_subjects", "read_exam
 
 Reader = Callable[[Files, str, str], Iterator[Item]]
 
+NAMES = {"humaneval": HUMANEVAL_FILES, "mbpp": MBPP_FILES}
 LAYOUTS: dict[str, Reader] = {
     "agieval": read_agieval,
     "bbh": read_bbh,
@@ -27,7 +29,9 @@ LAYOUTS: dict[str, Reader] = {
     "flores": read_flores,
     "gaokao": read_gaokao,
     "gsm8k": read_gsm8k,
+    "humaneval": read_humaneval,
     "math": read_math,
+    "mbpp": read_mbpp,
     "medmcqa": read_medmcqa,
     "medqa": read_medqa,
     "mmlu": read_mmlu,
@@ -52,6 +56,9 @@ def read_items(task: Task, data: Path, split: str, subject: str, recipe: Any = N
     if name is None:
         raise DataError(f"{part.title}: {files.path_of(names[0])} is missing")
     items = list(LAYOUTS[part.layout](files, name, inner))
+    if "numbers" in part.details:  # one file holds all splits
+        first, last = part.details["numbers"][split]
+        items = [item for item in items if first <= int(item.number) <= last]
     if isinstance(recipe, ChoiceRecipe):
         items = [item for item in items if _is_asked(item, recipe)]
         if recipe.held_out:
@@ -148,7 +155,7 @@ def _part_of(task: Task, subject: str, split: str) -> tuple[Task, str, str]:
 
 def _names_of(task: Task, recipe: Any, split: str, subject: str) -> tuple[str, ...]:
     """What a subject's file may be called; a folder ends with `/`."""
-    names = names_of(task.layout, split, subject)
+    names = NAMES.get(task.layout) or names_of(task.layout, split, subject)
     if names is not None:
         return names
     pattern: str = getattr(recipe, "file", None) or task.file

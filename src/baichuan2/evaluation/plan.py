@@ -12,6 +12,7 @@ from baichuan2.errors import DataError, SettingsError
 from baichuan2.evaluation.choices import Question
 from baichuan2.evaluation.data import asked_subjects, known_subjects, read_examples, read_items
 from baichuan2.evaluation.items import Item
+from baichuan2.evaluation.sandbox.judging import Isolation, find_isolation
 from baichuan2.evaluation.task import Task, load_task, task_names
 from baichuan2.evaluation.text_prompts import example_chooser
 from baichuan2.evaluation.text_recipe import TextRecipe
@@ -38,6 +39,8 @@ class SuitePlan:
     questions: Sequence[Question]
     data: Mapping[str, str]
     settings: EvaluationSettings
+    isolation: Isolation | None = None
+    """What keeps apart the programs that a model writes, for suites that run them."""
 
     @property
     def kind(self) -> str:
@@ -88,11 +91,13 @@ def plan_suite(name: str, settings: EvaluationSettings) -> SuitePlan:
     """Everything that the suite called `name` asks.
 
     Raises:
-        SettingsError: no such suite, recipe or subject, or a setting that means nothing for it; or no data was named.
+        SettingsError: no such suite, recipe or subject, or a setting that means nothing for it; or no data was named;
+            or it runs what a model writes, which nobody allowed or this machine cannot keep apart.
         DataError: a file of the benchmark is missing or malformed, or holds too few examples.
     """
     task = load_task(name)
     recipe, changes = _settled_recipe(task, settings)
+    isolation = find_isolation(settings.generated_code) if task.kind == "program" else None
     folder, split = _data_folder(task, settings), settings.split or task.split
     questions: list[Question] = []
     digests: dict[str, str] = {}
@@ -119,7 +124,20 @@ def plan_suite(name: str, settings: EvaluationSettings) -> SuitePlan:
         questions=questions,
         data=digests,
         settings=settings,
+        isolation=isolation,
     )
+
+
+def _chooser(recipe: Any, examples: Sequence[Item], *, may_ask_them: bool) -> Callable[[Item], Sequence[Item]]:
+    """Which examples stand before an item. Asked of the examples' own split, no item may answer itself."""
+    if isinstance(recipe, TextRecipe):
+        return example_chooser(recipe, examples)
+
+    def first(item: Item) -> Sequence[Item]:
+        others = [one for one in examples if one.number != item.number] if may_ask_them else examples
+        return others[: recipe.shots]
+
+    return first
 
 
 def _data_folder(task: Task, settings: EvaluationSettings) -> Path:
@@ -133,18 +151,6 @@ def _data_folder(task: Task, settings: EvaluationSettings) -> Path:
     if not folder.exists():
         raise SettingsError(f"--data {settings.data}: there is no such folder")
     return folder
-
-
-def _chooser(recipe: Any, examples: Sequence[Item], *, may_ask_them: bool) -> Callable[[Item], Sequence[Item]]:
-    """Which examples stand before an item. Asked of the examples' own split, no item may answer itself."""
-    if isinstance(recipe, TextRecipe):
-        return example_chooser(recipe, examples)
-
-    def first(item: Item) -> Sequence[Item]:
-        others = [one for one in examples if one.number != item.number] if may_ask_them else examples
-        return others[: recipe.shots]
-
-    return first
 
 
 def _settled_recipe(task: Task, settings: EvaluationSettings) -> tuple[Any, dict[str, Any]]:

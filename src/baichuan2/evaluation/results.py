@@ -1,5 +1,6 @@
 """From the records of all items to the result of a suite: averages, their intervals, counts."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -92,6 +93,11 @@ def make_result(plan: SuitePlan, candidate: Candidate, records: Sequence[ItemRec
         "subjects": _subjects(records),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if plan.isolation is not None:
+        outcomes = Counter(str(record.details.get("outcome")) for record in records)
+        result["metric"] = "pass@1"
+        result["outcomes"] = dict(outcomes.most_common())
+        result["sandbox"] = {"policy": plan.settings.generated_code, "missing": dict(plan.isolation.missing)}
     if plan.kind == "translation":
         result |= bleu_result(records, seed=plan.settings.seed)
     return {**result, "published": published_beside(plan.task, result)}

@@ -17,9 +17,11 @@ from baichuan2.evaluation import processes
 from baichuan2.evaluation.candidate import Candidate, candidate_of, find_candidate, folder_name
 from baichuan2.evaluation.choices import Question, answer_choices
 from baichuan2.evaluation.plan import SuitePlan, plan_suite, plan_suites
+from baichuan2.evaluation.programs import answer_programs
 from baichuan2.evaluation.records import ItemRecord, Key
 from baichuan2.evaluation.report import write_report
 from baichuan2.evaluation.results import make_result, submission
+from baichuan2.evaluation.sandbox.judging import default_workers
 from baichuan2.evaluation.suite_folder import SuiteFolder
 from baichuan2.evaluation.text_recipe import TextRecipe
 from baichuan2.evaluation.texts import answer_texts
@@ -208,6 +210,16 @@ def _answer_share(
 
 def _answers(plan: SuitePlan, loaded: Any, questions: Sequence[Question]) -> Iterator[ItemRecord]:
     settings = plan.settings
+    if plan.isolation is not None:
+        return answer_programs(
+            loaded,
+            plan.recipe,
+            questions,
+            isolation=plan.isolation,
+            chat_format=settings.chat_format,
+            log_prompts=settings.log_prompts,
+            workers=default_workers(processes.num_processes()),
+        )
     if isinstance(plan.recipe, TextRecipe):
         return answer_texts(
             loaded,

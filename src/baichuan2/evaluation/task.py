@@ -14,7 +14,12 @@ from baichuan2.evaluation.text_recipe import TextRecipe
 
 __all__ = ["ChoiceRecipe", "PromptForm", "Subject", "Task", "load_task", "task_names"]
 
-RECIPES: dict[str, Any] = {"choice": ChoiceRecipe, "generate": TextRecipe, "translation": TextRecipe}
+RECIPES: dict[str, Any] = {
+    "choice": ChoiceRecipe,
+    "generate": TextRecipe,
+    "translation": TextRecipe,
+    "program": TextRecipe,
+}
 """By kind of task: the class of its recipes, whose `from_values` makes one of what a task file holds."""
 
 

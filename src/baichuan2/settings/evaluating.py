@@ -63,6 +63,11 @@ class EvaluationSettings:
     log_prompts: bool = setting(False, "write each prompt into the log of items")
     overwrite: bool = setting(False, "delete what an earlier run left in the folder, and start anew")
     force: bool = setting(False, "compare results that were not made in the same way, by the items that both hold")
+    generated_code: Literal["refuse", "sandbox", "weaker"] = setting(
+        "refuse",
+        "programs that the model writes (humaneval, mbpp): refuse to run them; sandbox: each in a process without your "
+        "files, without network, within limits; weaker: also where this machine lacks a part of that",
+    )
     language: Literal["auto", "zh", "en"] = setting(
         "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
     )
