@@ -497,8 +497,8 @@ def test_numbers_of_clients_and_turns_can_be_chosen() -> None:
 @pytest.mark.parametrize(
     ("model", "only", "parts_of"),
     [
-        ("demo", ["load", "memory"], ["load/demo", "memory/demo"]),
-        ("tiny", ["intruder"], ["intruder/tiny"]),
+        pytest.param("demo", ["load", "memory"], ["load/demo", "memory/demo"], marks=pytest.mark.long),
+        pytest.param("tiny", ["intruder"], ["intruder/tiny"], marks=pytest.mark.long),
         ("tiny", ["prefix"], ["prefix/tiny"]),
     ],
 )
