@@ -3,10 +3,8 @@
     python benchmarks/cpu_models.py --list
     python benchmarks/cpu_models.py --directory /path/with/room 7b-int4-g64 7b-Q4_0
 
-Codes are random and written directly in their format, so no 16-bit checkpoint is needed (its 15 GB would have to be
-written and read again). Numbers are drawn once, and each tensor has them from a place of its own on; drawing all of
-them would take longer than to write them. Scales are such that activations keep a sane size and logits are finite. What
-is there already is left alone. `benchmarks/cpu.py` calls this for the models that it lacks.
+The values are those of `baichuan2.bench.random_weights`; this adds the formats that `baichuan2 bench` has not. What is
+there already is left alone. `benchmarks/cpu.py` calls this for the models that it lacks.
 """
 
 import argparse
@@ -22,13 +20,12 @@ import torch
 from torch import Tensor
 
 import baichuan2
-from baichuan2.convert.description import INDEX_FILE, LIBRARY_FIELDS
-from baichuan2.convert.shard_file import save_shard
+from baichuan2.bench.random_weights import WEIGHT_RMS, Randomness, random_nf4, random_numbers, write_weights
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
 from baichuan2.model.quantizer import place_layers, quantizable_shapes
 from baichuan2.quantization.apply import CODEBOOKS
-from baichuan2.quantization.nf4 import DYNAMIC_CODE, NESTED_BLOCK_SIZE, NF4_CODE, NF4Tensor
+from baichuan2.quantization.bnb_layout import LIBRARY_FIELDS
 from baichuan2.quantization.official_4bits import CODES_SUFFIX, STATE_SUFFIX, write_quant_state
 from baichuan2.quantization.scheme import QuantizationSpec
 
@@ -48,44 +45,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
              "max_position_embeddings": 4096, "vocab_size": 4096},
 }  # fmt: skip
-WEIGHT_RMS = 0.02  # as at the start of training: products of rows of unit size then have about unit size
-SHARD_BYTES = 1 << 30
-POOL = (1 << 25) + 4  # bytes that are drawn; no multiple of a row
-RMS_OF_CODES = {"int8": 0.58, "int4": 0.55}  # of random codes, as a part of the scale
 INT8_HEAD = "-head8"
 INT4_HEAD = "-head4"
 PEER_FORMATS = ("Q4_0", "Q4_K_M", "Q8_0")
-
-
-class Randomness:
-    """Random bytes and numbers, drawn once; what is taken begins at a random place and goes round."""
-
-    def __init__(self) -> None:
-        self._generator = np.random.Generator(np.random.SFC64(0))
-        self._bytes = np.frombuffer(self._generator.bytes(POOL), np.uint8)
-        self._numbers: dict[tuple[torch.dtype, float, float], Tensor] = {}
-
-    def take_bytes(self, count: int) -> np.ndarray:
-        """Evenly spread ones (count,), uint8."""
-        return self._take(self._bytes, count)
-
-    def take_numbers(self, count: int, dtype: torch.dtype, low: float, high: float) -> Tensor:
-        """Evenly spread numbers (count,), of a type of 16 bits."""
-        key = (dtype, low, high)
-        if key not in self._numbers:
-            # evenly spread numbers are drawn several times faster than normal ones
-            drawn = self._generator.random(POOL // 4, np.float32)
-            self._numbers[key] = torch.from_numpy(drawn).mul_(high - low).add_(low).to(dtype).view(torch.int16)
-        return torch.from_numpy(self._take(self._numbers[key].numpy(), count)).view(dtype)
-
-    def _take(self, pool: np.ndarray, count: int) -> np.ndarray:
-        found = np.empty(count, pool.dtype)
-        start, filled = int(self._generator.integers(len(pool))), 0
-        while filled < count:
-            part = pool[start : start + count - filled]
-            found[filled : filled + len(part)] = part
-            start, filled = 0, filled + len(part)
-        return found
 
 
 def names() -> list[str]:
@@ -185,7 +147,7 @@ def _write_folder(folder: Path, shape: dict[str, Any], format_name: str, randomn
         _write_official(folder, config, state, randomness)
         quantization: dict[str, Any] | None = {"bnb_4bit_compute_dtype": "float16", **LIBRARY_FIELDS}
     else:
-        _write_shards(folder, state, spec, randomness)
+        write_weights(folder, state, spec, randomness)
         quantization = None if spec is None else spec.to_dict()
     config.save_pretrained(folder)
     fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -195,60 +157,16 @@ def _write_folder(folder: Path, shape: dict[str, Any], format_name: str, randomn
     shutil.copy(Path(baichuan2.__file__).parent / "demo" / "chat" / "tokenizer.model", folder)
 
 
-def _write_shards(
-    folder: Path, state: dict[str, Tensor], spec: QuantizationSpec | None, randomness: Randomness
-) -> None:
-    weight_map: dict[str, str] = {}
-    shard: dict[str, Tensor] = {}
-
-    def write() -> None:
-        file_name = f"model-{len(set(weight_map.values())) + 1:05d}.safetensors"
-        save_shard(shard, folder / file_name)
-        weight_map.update(dict.fromkeys(shard, file_name))
-        shard.clear()
-
-    for name, tensor in state.items():
-        if sum(held.nbytes for held in shard.values()) > SHARD_BYTES:
-            write()
-        # a head has rows of unit length; its codes may be of another kind than those of the layers
-        is_head = name.startswith("lm_head")
-        kind = spec.head if spec is not None and is_head else None if spec is None else spec.format
-        rms = tensor.shape[-1] ** -0.5 if is_head else WEIGHT_RMS
-        if name.endswith("weight_scales"):
-            width = state[name.replace("scales", "codes")].shape[1] * (2 if kind == "int4" else 1)
-            rms = width**-0.5 if is_head else WEIGHT_RMS
-            mean = rms / RMS_OF_CODES[str(kind)]
-            scales = randomness.take_numbers(tensor.numel(), torch.float16, 0.5 * mean, 1.5 * mean)
-            shard[name] = scales.view(tensor.shape)
-        elif name.endswith("weight_codes"):
-            shard[name] = _random_codes(tensor, randomness)
-        else:
-            shard[name] = _random_numbers(name, tensor.shape, torch.bfloat16, randomness)
-    write()
-    index = {"metadata": {}, "weight_map": weight_map}
-    (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
-
-
 def _write_official(folder: Path, config: BaichuanConfig, state: dict[str, Tensor], randomness: Randomness) -> None:
     """The one file of an official 4-bit folder; all of it is in memory for a moment."""
     content: dict[str, Any] = {}
     quantized = {f"{name}.weight" for name in quantizable_shapes(config)}
     for name, tensor in state.items():
         if name not in quantized:
-            values = _random_numbers(name, tensor.shape, torch.float16, randomness)
+            values = random_numbers(name, tensor.shape, torch.float16, randomness)
             content[name] = torch.nn.Parameter(values, requires_grad=False)
             continue
-        num_blocks = tensor.numel() // 64
-        stored = NF4Tensor(
-            codes=torch.from_numpy(randomness.take_bytes(tensor.numel() // 2)),
-            shape=(tensor.shape[0], tensor.shape[1]),
-            dtype=torch.float16,
-            absmax=torch.from_numpy(randomness.take_bytes(num_blocks)),
-            offset=torch.tensor(2 * WEIGHT_RMS),
-            nested_absmax=torch.full((-(-num_blocks // NESTED_BLOCK_SIZE),), WEIGHT_RMS),
-            nested_code=DYNAMIC_CODE.clone(),
-            code=NF4_CODE.clone(),
-        )
+        stored = random_nf4((tensor.shape[0], tensor.shape[1]), torch.float16, randomness)
         content[name + CODES_SUFFIX] = stored.codes.view(-1, 1)
         content[name + STATE_SUFFIX] = write_quant_state(stored)
     with_sums = torch.serialization.get_crc32_options()
@@ -257,21 +175,6 @@ def _write_official(folder: Path, config: BaichuanConfig, state: dict[str, Tenso
         torch.save(content, folder / "pytorch_model.bin")
     finally:
         torch.serialization.set_crc32_options(with_sums)
-
-
-def _random_codes(like: Tensor, randomness: Randomness) -> Tensor:
-    """Random bytes in the shape and type of `like`; int8 without -128, which rounding never makes."""
-    values = torch.from_numpy(randomness.take_bytes(like.numel())).view(like.dtype)
-    if like.dtype == torch.int8:
-        values.clamp_(min=-127)
-    return values.view(like.shape)
-
-
-def _random_numbers(name: str, shape: torch.Size, dtype: torch.dtype, randomness: Randomness) -> Tensor:
-    if name.endswith("norm.weight"):
-        return torch.ones(shape, dtype=dtype)
-    most = WEIGHT_RMS * 3**0.5
-    return randomness.take_numbers(shape.numel(), dtype, -most, most).view(shape)
 
 
 def _write_gguf(path: Path, shape: dict[str, Any], format_name: str, randomness: Randomness) -> None:

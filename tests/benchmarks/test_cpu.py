@@ -19,7 +19,7 @@ from cpu_child import Child, EngineError
 from cpu_engines import Engines, Shape
 from cpu_groups import GROUPS
 from cpu_limits import peaks_text
-from cpu_models import POOL, Randomness, _that_fits, ensure, spec_of, stored_bytes
+from cpu_models import _that_fits, ensure, spec_of, stored_bytes
 from cpu_page import Measured, page
 from cpu_profile import PerfError, sampled, shares_of
 from cpu_report import Report
@@ -174,16 +174,6 @@ def test_formats_have_their_names() -> None:
     assert spec is not None
     assert (spec.format, spec.group_size, spec.head) == ("int4", 128, "int8")
     assert spec_of("bf16") is None
-
-
-def test_what_is_drawn_once_goes_round_from_places_of_its_own() -> None:
-    randomness = Randomness()
-    first, second = randomness.take_bytes(POOL + 64), randomness.take_bytes(64)
-    assert (first[:64] == first[POOL:]).all()
-    assert not (first[:64] == second).all()
-    numbers = randomness.take_numbers(POOL, torch.bfloat16, -0.5, 1.5).float()
-    assert (numbers.min(), numbers.max()) == (pytest.approx(-0.5, abs=0.01), pytest.approx(1.5, abs=0.01))
-    assert numbers.mean() == pytest.approx(0.5, abs=0.01)
 
 
 def test_an_engine_that_dies_is_told_apart(tmp_path: Path) -> None:

@@ -73,6 +73,10 @@ class Words:
     train_note: str
     merge_start: str
     merge_done: str
+    bench_write: str
+    bench_copy: str
+    bench_turns: str
+    bench_written: str
     quantize_start: str
     quantize_layers: str
     quantize_resumed: str
@@ -186,6 +190,10 @@ CHINESE = Words(
     ),
     merge_start="正在把适配器 {adapter} 并入模型，写入 {target} ……",
     merge_done="完成：{target}，{size}，改动了 {count} 个权重，用时 {seconds:.0f} 秒。",
+    bench_write="正在写入随机权重（{name}）……",
+    bench_copy="正在把模型量化为 {name} 以便测量 ……",
+    bench_turns="正在轮流测量，每一轮用一个新进程 ……",
+    bench_written="结果已写入 {files}",
     quantize_start="正在把 {source} 量化为 {format}，写入 {target} ……",
     quantize_layers="层",
     quantize_resumed="接着上次的进度：{total} 层中已有 {count} 层完成。",
@@ -301,6 +309,10 @@ ENGLISH = Words(
     ),
     merge_start="putting {adapter} into the weights of its model, to {target} ...",
     merge_done="done: {target}, {size}, {count} weights changed, {seconds:.0f} s",
+    bench_write="writing random weights in {name} ...",
+    bench_copy="quantising the model to {name} to measure it ...",
+    bench_turns="measuring in turns, each in a process of its own ...",
+    bench_written="written: {files}",
     quantize_start="writing {source} as {format} to {target} ...",
     quantize_layers="layers",
     quantize_resumed="going on where the last run stopped: {count} of {total} layers were finished",

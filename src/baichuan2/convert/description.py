@@ -8,23 +8,13 @@ from typing import Any
 from baichuan2.convert.output import read_shard
 from baichuan2.convert.rounding import Rounding
 from baichuan2.quantization.apply import CODEBOOKS
+from baichuan2.quantization.bnb_layout import LIBRARY_FIELDS
 from baichuan2.quantization.scheme import QuantizationSpec
 from baichuan2.settings import QuantizeSettings
 
 __all__ = ["INDEX_FILE", "index_text", "quantized_config_text"]
 
 INDEX_FILE = "model.safetensors.index.json"
-# as bitsandbytes and the official folders write them; the library's other settings at their defaults
-LIBRARY_FIELDS = {
-    "bnb_4bit_quant_type": "nf4",
-    "bnb_4bit_use_double_quant": True,
-    "llm_int8_enable_fp32_cpu_offload": False,
-    "llm_int8_has_fp16_weight": False,
-    "llm_int8_skip_modules": None,
-    "llm_int8_threshold": 6.0,
-    "load_in_4bit": True,
-    "load_in_8bit": False,
-}
 
 
 def index_text(folder: Path, shards: Sequence[str]) -> str:

@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from baichuan2.checkpoints.shard_file import byte_pieces, save_shard
 from baichuan2.checkpoints.shards import read_json
-from baichuan2.convert.shard_file import byte_pieces, save_shard
 from baichuan2.errors import CheckpointError, SettingsError
 from baichuan2.quantization.freed_memory import release_pages
 

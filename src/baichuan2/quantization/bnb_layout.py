@@ -16,6 +16,7 @@ from baichuan2.errors import CheckpointError, QuantizationError
 from baichuan2.quantization.nf4 import NF4Tensor, check_nf4
 
 __all__ = [
+    "LIBRARY_FIELDS",
     "dequantize_int8_rows",
     "has_packed_scales",
     "quantize_int8_rows",
@@ -37,6 +38,17 @@ ROW_SCALES = "SCB"
 WEIGHT_FORMAT = "weight_format"
 ROW_MAJOR = 0
 
+# `quantization_config` of NF4 folders, as the library and the official ones write it; other settings at their defaults
+LIBRARY_FIELDS = {
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+    "llm_int8_enable_fp32_cpu_offload": False,
+    "llm_int8_has_fp16_weight": False,
+    "llm_int8_skip_modules": None,
+    "llm_int8_threshold": 6.0,
+    "load_in_4bit": True,
+    "load_in_8bit": False,
+}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 INT8_STEPS = 127
 FLOAT32_MAX = torch.finfo(torch.float32).max

@@ -4,6 +4,7 @@ The command line makes its flags from these dataclasses, the documentation its t
 own value". Precedence: flag, then environment variable, then the checkpoint, then the default here.
 """
 
+from baichuan2.settings.benchmarks import BenchmarkSettings
 from baichuan2.settings.evaluating import EvaluationSettings
 from baichuan2.settings.fields import check_bounds, flag_name, parse_bytes, setting
 from baichuan2.settings.finetuning import FinetuneSettings
@@ -13,6 +14,7 @@ from baichuan2.settings.serving import ServeSettings, WebSettings
 from baichuan2.settings.training_plans import TrainingPlanSettings
 
 __all__ = [
+    "BenchmarkSettings",
     "ChatSettings",
     "EvaluationSettings",
     "FinetuneSettings",

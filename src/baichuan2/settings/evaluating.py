@@ -33,6 +33,12 @@ class EvaluationSettings:
         "model, precision and recipe, in results",
         metavar="DIR",
     )
+    revisions: str | None = setting(
+        None,
+        "the checkpoints of one training run in place of one model, with a plot of how the scores went: a folder of "
+        "checkpoint-100 ..., names with commas, or official for those on the hub",
+        metavar="FOLDER_OR_LIST",
+    )
     recipe: Literal["official", "lm-eval", "opencompass"] = setting(
         "official", "whose prompts, letters and averages: those behind the published scores, or another tool's"
     )
@@ -74,7 +80,7 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        for name in ("data", "output_dir", "split", "subjects"):
+        for name in ("data", "output_dir", "revisions", "split", "subjects"):
             value = getattr(self, name)
             if value is not None and not value.strip(" ,"):
                 raise SettingsError(f"{flag_name(name)} is empty: give a name, or leave it out")
