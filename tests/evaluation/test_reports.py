@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,7 @@ def test_folders_without_results_are_told_from_others(content, tmp_path):
 def test_a_comparison_goes_item_by_item(tmp_path):
     (found,) = compare_folders(write(tmp_path / "a", FIRST), write(tmp_path / "b", SECOND))
     assert found["items"] == 10
-    assert found["first"]["score"] == (6 / 8 + 1 / 2) / 2
+    assert found["first"] == (6 / 8 + 1 / 2) / 2
     assert found["difference"] == pytest.approx((-4 / 8 + 1 / 2) / 2)
     assert found["interval"][0] < found["difference"] < found["interval"][1]
     assert [(flip["subject"], flip["number"]) for flip in found["lost"]] == [("law", n) for n in "2345"]
@@ -178,6 +179,22 @@ def test_a_comparison_goes_item_by_item(tmp_path):
     text = comparison_text([found])
     assert "| ceval | 10 | 62.50 | 62.50 | +0.00 |" in text
     assert "## ceval: A right, B wrong" in text
+
+
+def test_translations_are_compared_by_paired_resampling(tmp_path):
+    text = "the cat sat on a mat and looked at the old dog while it was raining outside in town"
+    texts = [" ".join(text.split()[start : start + 8]) for start in range(9)]
+    good = [replace(record("zh-en", n, None, text), answer=text) for n, text in enumerate(texts)]
+    bad = [replace(one, prediction=" ".join(one.answer.split()[:5])) for one in good]
+    values = {"metric": "bleu", "score": 0.0, "interval": [0.0, 0.0]}
+    folders = write(tmp_path / "a", good, **values), write(tmp_path / "b", bad, **values)
+    (found,) = compare_folders(*folders)
+    assert found["first"] == pytest.approx(100)
+    assert found["interval"][0] <= found["difference"] <= found["interval"][1] < 0
+    assert found["p_value"] == 2 / 200
+    (same,) = compare_folders(folders[0], folders[0])
+    assert (same["difference"], same["p_value"]) == (0.0, 1.0)
+    assert "| ceval | 9 | 100.00 |" in comparison_text([found])
 
 
 def test_a_comparison_is_kept_on_request_and_a_suite_can_be_named(tmp_path):

@@ -7,7 +7,6 @@ import pytest
 
 from baichuan2.evaluation.statistics import (
     PairCounts,
-    bootstrap_interval,
     difference_interval,
     mcnemar,
     mean_interval,
@@ -85,14 +84,3 @@ def test_differences_of_subjects_weigh_the_same():
     parts = [PairCounts(10, 0, 5), PairCounts(1000, 0, 0)]
     low, high = difference_interval(parts)
     assert (low + high) / 2 == pytest.approx(0.25)
-
-
-def test_bootstrap_finds_the_interval_of_a_share_and_repeats_itself():
-    right = [1] * 30 + [0] * 70
-
-    def share(indices):
-        return sum(right[index] for index in indices) / len(indices)
-
-    found = bootstrap_interval(share, 100, seed=1)
-    assert found == bootstrap_interval(share, 100, seed=1)
-    assert found == pytest.approx(wilson(30, 100), abs=0.03)

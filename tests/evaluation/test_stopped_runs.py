@@ -93,14 +93,14 @@ def test_a_run_that_ended_early_goes_on(name, code, runs):
 @pytest.mark.parametrize("name", ["terminated", "interrupted"])
 def test_who_is_asked_to_stop_says_in_one_line_how_to_go_on(name, runs):
     lines = (runs[0] / f"{name}.log").read_text().splitlines()
-    assert lines[1:] == [f"[stopped; the same command goes on from {runs[0] / name / 'ceval'}]"]
+    assert lines[2:] == [f"[stopped; the same command goes on from {runs[0] / name / 'ceval'}]"]
 
 
 def test_a_full_disk_is_one_line(runs):
     lines = (runs[0] / "full.log").read_text().splitlines()
-    assert len(lines) == 2
-    assert lines[1].startswith("error: ")
-    assert "No space left on device: make room" in lines[1]
+    assert len(lines) == 3
+    assert lines[2].startswith("error: ")
+    assert "No space left on device: make room" in lines[2]
 
 
 def test_a_finished_run_is_told_and_not_repeated(runs):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from baichuan2.cli.evaluation_text import EvaluationWords
 from baichuan2.cli.progress import progress_bar
-from baichuan2.cli.screen import notice, printable
+from baichuan2.cli.screen import notice, print_json, printable
 
 if TYPE_CHECKING:
     from baichuan2.evaluation.plan import SuitePlan
@@ -100,23 +100,23 @@ def print_comparison(comparisons: Sequence[Mapping[str, Any]], words: Evaluation
 
     console = _console()
     titles = {
-        side: _model_title({**comparisons[0][side], "name": comparisons[0][side]["model"]}, words)
-        + f" ({printable(str(Path(comparisons[0][side]['folder']).parent))})"
-        for side in ("first", "second")
+        side: _model_title(model, words) + f" ({printable(str(Path(model['folder']).parent))})"
+        for side, model in zip(("first", "second"), comparisons[0]["models"], strict=True)
     }
     console.print(Text(words.compare_title.format(**titles)))
     columns = (words.items, "A", "B", "B - A", words.interval, words.compare_flipped, words.compare_p)
     table = _table([words.suite], columns)
     for found in comparisons:
-        low, high = found["interval"]
+        factor = 1.0 if found["metric"] == "bleu" else 100.0
+        low, high = (factor * end for end in found["interval"])
         table.add_row(
             found["suite"],
             f"{found['items']:,}",
-            percent(found["first"]["score"]),
-            percent(found["second"]["score"]),
-            f"{100 * found['difference']:+.2f}",
-            f"{100 * low:+.2f} .. {100 * high:+.2f}",
-            f"{len(found['lost'])} / {len(found['won'])}",
+            percent(found["first"], factor),
+            percent(found["second"], factor),
+            f"{factor * found['difference']:+.2f}",
+            f"{low:+.2f} .. {high:+.2f}",
+            f"{len(found['lost'])} / {len(found['won'])}" if found["metric"] != "bleu" else "",
             f"{found['p_value']:.2g}",
         )
     console.print(table)
@@ -164,8 +164,8 @@ def percent(value: float | None, scale: float = 100.0) -> str:
     return "" if value is None else f"{scale * value:.2f}"
 
 
-def print_suites(words: EvaluationWords) -> None:
-    """Prints what there is to run, from the task files."""
+def print_suites(words: EvaluationWords, *, is_json: bool) -> None:
+    """Prints what there is to run, from the task files: a table, or one object for each suite."""
     from rich.text import Text
 
     from baichuan2.evaluation.task import load_task, task_names
@@ -176,8 +176,23 @@ def print_suites(words: EvaluationWords) -> None:
         task = load_task(name)
         recipe = task.recipe("official") if "official" in task.recipes else next(iter(task.recipes.values()))
         exactness = words.list_exact if recipe.exactness == "exact" else words.list_approximation
+        if is_json:
+            print_json(
+                {
+                    "suite": name,
+                    "title": task.title,
+                    "exactness": recipe.exactness,
+                    "shots": recipe.shots,
+                    "split": task.split,
+                    "recipes": list(task.recipes),
+                    "subjects": list(task.subjects),
+                }
+            )
+            continue
         others = ", ".join(other for other in task.recipes if other != "official")
         table.add_row(name, printable(task.title), exactness, others, str(recipe.shots))
+    if is_json:
+        return
     console = _console()
     console.print(Text(words.list_title.format(count=len(names))))
     console.print(table)

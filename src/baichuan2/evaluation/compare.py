@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from baichuan2.errors import DataError, SettingsError
+from baichuan2.evaluation.bleu import bleu_difference
 from baichuan2.evaluation.records import ItemRecord, Key
-from baichuan2.evaluation.report import read_results, table_lines
+from baichuan2.evaluation.report import read_results, scale, table_lines
 from baichuan2.evaluation.results import averages
 from baichuan2.evaluation.statistics import PairCounts, difference_interval, mcnemar
 from baichuan2.evaluation.suite_folder import LOG, read_log, write_whole
@@ -28,7 +29,8 @@ def compare_folders(first: Path, second: Path, *, force: bool = False) -> list[d
 
     `difference`: the second's score less the first's, in the average that the recipe names, with `interval`; `p_value`:
     McNemar's exact test over all items; `lost` and `won`: the items that only the first, and only the second, got
-    right. `reasons`: in what the results were not made alike, where `force` compares them nevertheless.
+    right. Of translations, which nobody judges one by one, BLEU from 0 to 100 and paired resampling. `reasons`: in
+    what the results were not made alike, where `force` compares them nevertheless.
 
     Raises:
         DataError: a folder holds no results, or its log is damaged or not whole.
@@ -44,11 +46,14 @@ def compare_folders(first: Path, second: Path, *, force: bool = False) -> list[d
 
 def comparison_text(comparisons: Sequence[Mapping[str, Any]]) -> str:
     """The comparisons as Markdown: a table, then the first items that changed."""
+    models = comparisons[0]["models"]
     lines = [
-        f"# {comparisons[0]['second']['model']} against {comparisons[0]['first']['model']}",
+        f"# {models[1]['name']} against {models[0]['name']}",
         "",
-        f"A: {comparisons[0]['first']['model']}, {comparisons[0]['first']['folder']}  ",
-        f"B: {comparisons[0]['second']['model']}, {comparisons[0]['second']['folder']}",
+        *(
+            f"- {side}: {model['name']}, {model['dtype']}, quantisation {model['quantization']}, {model['folder']}"
+            for side, model in zip("AB", models, strict=True)
+        ),
         "",
     ]
     header = ("suite", "items", "A", "B", "B - A", "95 %", "only A right", "only B right", "p")
@@ -56,10 +61,9 @@ def comparison_text(comparisons: Sequence[Mapping[str, Any]]) -> str:
         (
             found["suite"],
             f"{found['items']:,}",
-            f"{100 * found['first']['score']:.2f}",
-            f"{100 * found['second']['score']:.2f}",
-            f"{100 * found['difference']:+.2f}",
-            f"{100 * found['interval'][0]:+.2f} to {100 * found['interval'][1]:+.2f}",
+            *(f"{scale(found) * found[side]:.2f}" for side in ("first", "second")),
+            f"{scale(found) * found['difference']:+.2f}",
+            " to ".join(f"{scale(found) * end:+.2f}" for end in found["interval"]),
             str(len(found["lost"])),
             str(len(found["won"])),
             f"{found['p_value']:.2g}",
@@ -69,8 +73,9 @@ def comparison_text(comparisons: Sequence[Mapping[str, Any]]) -> str:
     lines += table_lines(header, rows)
     lines += [
         "",
-        "In per cent and points. p: McNemar's exact test, two-sided, over all items; each suite by itself. Intervals "
-        "and p tell how it would be with other items of the same kind, not with other prompts.",
+        "In per cent and points. p: McNemar's exact test, two-sided, over all items; paired resampling for BLEU; each "
+        "suite by itself. Intervals and p tell how it would be with other items of the same kind, not with other "
+        "prompts.",
     ]
     for found in comparisons:
         if found["reasons"]:
@@ -119,40 +124,54 @@ def _compare(first: tuple[dict[str, Any], Path], second: tuple[dict[str, Any], P
             f"{suite} was not made alike in {first[1]} and {second[1]} ({'; '.join(reasons)}): evaluate one of them "
             "again, or --force compares the items that both hold"
         )
-    pairs = [
-        (record, logs[1][key])
-        for key, record in logs[0].items()
-        if key in logs[1] and record.is_right is not None and logs[1][key].is_right is not None
-    ]
+    pairs = [(record, logs[1][key]) for key, record in logs[0].items() if key in logs[1]]
+    metric = results[0]["metric"]
+    if metric != "bleu":
+        pairs = [pair for pair in pairs if pair[0].is_right is not None and pair[1].is_right is not None]
     if not pairs:
         raise SettingsError(f"{suite}: no item was judged in both {first[1]} and {second[1]}, so nothing is compared")
-    is_macro = results[0]["average"] == "macro"
-    parts = _counts(pairs) if is_macro else [_count(pairs)]
-    whole = _count(pairs)
-    lost = [_flip(one, other) for one, other in pairs if one.is_right and not other.is_right]
-    won = [_flip(one, other) for one, other in pairs if other.is_right and not one.is_right]
     return {
         "suite": suite,
         "title": results[0]["title"],
         "recipe": results[0]["recipe"],
+        "metric": metric,
         "average": results[0]["average"],
         "items": len(pairs),
-        **{
-            name: {
-                "model": result["model"]["name"],
+        **(_bleu(pairs) if metric == "bleu" else _shares(pairs, is_macro=results[0]["average"] == "macro")),
+        "models": [
+            {
+                "name": result["model"]["name"],
                 "folder": str(folder),
                 "dtype": result["model"]["dtype"],
                 "quantization": result["model"]["quantization"],
-                **_scores([pair[side] for pair in pairs], is_macro=is_macro),
             }
-            for side, (name, (result, folder)) in enumerate((("first", first), ("second", second)))
-        },
+            for result, folder in (first, second)
+        ],
+        "reasons": reasons,
+    }
+
+
+def _bleu(pairs: Sequence[tuple[ItemRecord, ItemRecord]]) -> dict[str, Any]:
+    found = bleu_difference([one for one, _ in pairs], [other for _, other in pairs], seed=0)
+    return {**found, "lost": [], "won": []}
+
+
+def _shares(pairs: Sequence[tuple[ItemRecord, ItemRecord]], *, is_macro: bool) -> dict[str, Any]:
+    """How two models differ on items that are right or wrong."""
+    parts = _counts(pairs) if is_macro else [_count(pairs)]
+    whole = _count(pairs)
+    lost = [_flip(one, other) for one, other in pairs if one.is_right and not other.is_right]
+    won = [_flip(one, other) for one, other in pairs if other.is_right and not one.is_right]
+    scores = [averages(side) for side in zip(*pairs, strict=True)]
+    first, second = ((one.macro if is_macro else one.micro) for one in scores if one is not None)
+    return {
+        "first": first,
+        "second": second,
         "difference": sum(part.difference for part in parts) / len(parts),
         "interval": list(difference_interval(parts)),
         "p_value": mcnemar(whole.only_first, whole.only_second),
         "lost": lost,
         "won": won,
-        "reasons": reasons,
     }
 
 
@@ -180,12 +199,6 @@ def _reasons(results: Sequence[Mapping[str, Any]], logs: Sequence[Mapping[Key, I
     if set(logs[0]) != set(logs[1]):
         reasons.append(f"{len(set(logs[0]) ^ set(logs[1]))} items are in one of them only")
     return reasons
-
-
-def _scores(records: Sequence[ItemRecord], *, is_macro: bool) -> dict[str, float]:
-    found = averages(records)
-    assert found is not None
-    return {"score": found.macro if is_macro else found.micro, "macro": found.macro, "micro": found.micro}
 
 
 def _counts(pairs: Sequence[tuple[ItemRecord, ItemRecord]]) -> list[PairCounts]:

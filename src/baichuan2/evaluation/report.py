@@ -10,7 +10,7 @@ from baichuan2.evaluation.results import FORMAT
 from baichuan2.evaluation.suite_folder import RESULT, SuiteFolder, write_whole
 from baichuan2.optional import require
 
-__all__ = ["draw_scores", "read_results", "report_text", "table_lines", "write_report"]
+__all__ = ["draw_scores", "read_results", "report_text", "scale", "table_lines", "write_report"]
 
 PAGE, PICTURE = "report.md", "report.png"
 COLOUR, PARTIAL_COLOUR, PUBLISHED_COLOUR = "#1f5fbf", "#a9c1e6", "#c8442c"
@@ -94,15 +94,15 @@ def draw_scores(results: Sequence[Mapping[str, Any]]) -> bytes:
     figure = Figure(figsize=(max(4.5, 1.6 + 0.75 * len(known)), 4), layout="constrained")
     axes = figure.add_subplot(ylabel="score", ylim=(0, 100))
     for place, result in enumerate(known):
-        scale = _scale(result)
-        score = scale * result["score"]
-        low, high = (scale * end for end in result["interval"])
+        factor = scale(result)
+        score = factor * result["score"]
+        low, high = (factor * end for end in result["interval"])
         colour = PARTIAL_COLOUR if result["is_partial"] else COLOUR
         axes.bar(place, score, width=0.6, color=colour)
         axes.errorbar(place, score, [[score - low], [high - score]], color="black", capsize=4, linewidth=1)
         axes.annotate(f"{score:.1f}", (place, high), (0, 3), textcoords="offset points", ha="center", fontsize=9)
         if result["chance"] is not None:
-            axes.hlines(scale * result["chance"], place - 0.36, place + 0.36, "black", linestyles="dotted")
+            axes.hlines(factor * result["chance"], place - 0.36, place + 0.36, "black", linestyles="dotted")
         if result.get("published") is not None:
             axes.hlines(result["published"]["value"], place - 0.36, place + 0.36, PUBLISHED_COLOUR, linewidth=2)
     axes.set_xticks(range(len(known)), [_label(result) for result in known], rotation=30, ha="right")
@@ -130,12 +130,13 @@ def _label(result: Mapping[str, Any]) -> str:
     return str(result["suite"]) + ("" if result["recipe"] == "official" else f"\n{result['recipe']}")
 
 
-def _scale(result: Mapping[str, Any]) -> float:
+def scale(result: Mapping[str, Any]) -> float:
+    """What makes a score of a result, or of a comparison, one from 0 to 100."""
     return 1.0 if result["metric"] == "bleu" else 100.0
 
 
 def _score_row(result: Mapping[str, Any]) -> tuple[str, ...]:
-    scale, interval, published = _scale(result), result["interval"], result.get("published")
+    factor, interval, published = scale(result), result["interval"], result.get("published")
     name = str(result["suite"]) + ("" if result["recipe"] == "official" else f", {result['recipe']}")
     beside, difference = "", ""
     if published is not None:
@@ -147,11 +148,11 @@ def _score_row(result: Mapping[str, Any]) -> tuple[str, ...]:
         name + (" **partial**" if result["is_partial"] else ""),
         f"{result['items']:,}",
         str(result["shots"]),
-        "no answers" if result["score"] is None else f"**{_share(result['score'], scale)}**",
-        "" if interval is None else f"{_share(interval[0], scale)} to {_share(interval[1], scale)}",
-        _share(result["macro"], scale),
-        _share(result["micro"], scale),
-        _share(result["chance"], scale),
+        "no answers" if result["score"] is None else f"**{_share(result['score'], factor)}**",
+        "" if interval is None else f"{_share(interval[0], factor)} to {_share(interval[1], factor)}",
+        _share(result["macro"], factor),
+        _share(result["micro"], factor),
+        _share(result["chance"], factor),
         beside,
         difference,
     )
@@ -181,8 +182,8 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
     return [_one_line(line) for line in lines]
 
 
-def _share(value: float | None, scale: float = 100.0) -> str:
-    return "" if value is None else f"{scale * value:.2f}"
+def _share(value: float | None, factor: float = 100.0) -> str:
+    return "" if value is None else f"{factor * value:.2f}"
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -10,16 +10,14 @@ They tell how far a score would move with other items of the same kind. Other pr
 """
 
 import math
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Interval", "PairCounts", "bootstrap_interval", "difference_interval", "mcnemar", "mean_interval", "wilson"]
+__all__ = ["Interval", "PairCounts", "difference_interval", "mcnemar", "mean_interval", "wilson"]
 
 Z = 1.959963984540054
 """The normal distribution holds 95 % within so many standard deviations."""
 Interval = tuple[float, float]
-BOOTSTRAP_ROUNDS = 1000
 
 
 def wilson(num_right: int, total: int) -> Interval:
@@ -38,19 +36,6 @@ def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Int
     below = math.sqrt(sum((value - low) ** 2 for value, (low, _) in zip(values, intervals, strict=True))) / count
     above = math.sqrt(sum((high - value) ** 2 for value, (_, high) in zip(values, intervals, strict=True))) / count
     return mean - below, mean + above
-
-
-def bootstrap_interval(
-    statistic: Callable[[Sequence[int]], float], total: int, *, seed: int, rounds: int = BOOTSTRAP_ROUNDS
-) -> Interval:
-    """The middle 95 % of `statistic` over resampled items (B. Efron's percentile method, 1979).
-
-    `statistic`: of items given by their indices below `total`, some several times.
-    """
-    generator = random.Random(seed)
-    found = sorted(statistic(generator.choices(range(total), k=total)) for _ in range(rounds))
-    cut = int(0.025 * rounds)
-    return found[cut], found[rounds - 1 - cut]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,15 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from baichuan2.cli.evaluation_screen import EvaluationScreen, print_comparison, print_results, print_suites
 from baichuan2.cli.evaluation_text import EvaluationWords, evaluation_words_for
+from baichuan2.cli.progress import progress_bar
 from baichuan2.cli.screen import accept_any_text, notice, print_json
+from baichuan2.cli.text import words_for
 from baichuan2.errors import SettingsError
 from baichuan2.settings import EvaluationSettings, LoadSettings, OutputSettings
 
@@ -26,6 +28,7 @@ EXAMPLES = """\
   baichuan2 evaluate report results/demo-base                    table, page and picture again
   torchrun --nproc_per_node 8 -m baichuan2 evaluate mmlu --data DIR -m path/to/model
 The same command goes on where a run was stopped."""
+BAR_DELAY = 1.5  # seconds of quantising after which its bar appears
 
 
 def run(settings: EvaluationSettings, load: LoadSettings, output: OutputSettings) -> int:
@@ -37,7 +40,7 @@ def run(settings: EvaluationSettings, load: LoadSettings, output: OutputSettings
             "SUITE is missing: baichuan2 evaluate SUITE --data DIR; baichuan2 evaluate list shows what there is"
         )
     if settings.suite == "list":
-        print_suites(words)
+        print_suites(words, is_json=output.json)
         return 0
     if settings.suite == "compare":
         return _compare(settings, output, words)
@@ -58,11 +61,28 @@ def _evaluate(settings: EvaluationSettings, load: LoadSettings, output: OutputSe
     with processes.one_report(), _told_when_stopped(screen, words, is_first=processes.is_first()):
         from baichuan2.evaluation.run import evaluate
 
-        results = evaluate(settings, load, screen)
+        results = evaluate(settings, load, screen, _loader(settings, is_first=processes.is_first()))
         processes.leave()
     if processes.is_first():
         _show(results, output, words)
     return 0
+
+
+def _loader(settings: EvaluationSettings, *, is_first: bool) -> Callable[[LoadSettings], Any]:
+    """What loads the model and tells so, in the process that speaks for all."""
+    words = words_for(settings.language)
+
+    def make(load: LoadSettings) -> Any:
+        from baichuan2.checkpoints.load import load_model
+
+        if not is_first:
+            return load_model(settings=load)
+        name = load.model if load.adapter is None else " + ".join(filter(None, (load.model, load.adapter)))
+        notice(words.loading_demo if name is None else words.loading.format(model=name))
+        with progress_bar(words.quantizing, delay=BAR_DELAY) as show:
+            return load_model(settings=load, watch=show)
+
+    return make
 
 
 def _compare(settings: EvaluationSettings, output: OutputSettings, words: EvaluationWords) -> int:
