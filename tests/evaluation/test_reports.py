@@ -167,6 +167,23 @@ def test_folders_without_results_are_told_from_others(content, tmp_path):
         read_results(tmp_path)
 
 
+def test_a_result_that_lacks_something_is_named(tmp_path):
+    place = SuiteFolder(write(tmp_path, FIRST) / "ceval")
+    result = place.result()
+    assert result is not None
+    del result["chance"]
+    place.write_result(result)
+    with pytest.raises(DataError, match=r"the result of ceval has no chance: delete its result\.json"):
+        read_results(tmp_path)
+
+
+def test_a_model_folder_whose_name_is_no_text(tmp_path):
+    model = {**SEVEN, "name": "mod\udce4l", "dtype": "d", "quantization": "none", "numerics": "exact", "adapter": None}
+    page, _ = write_report(write(tmp_path, FIRST, model=model))
+    assert "mod\\udce4l" in page.read_text(encoding="utf-8")
+    assert read_results(tmp_path)[0]["model"]["name"] == "mod\udce4l"
+
+
 def test_a_comparison_goes_item_by_item(tmp_path):
     (found,) = compare_folders(write(tmp_path / "a", FIRST), write(tmp_path / "b", SECOND))
     assert found["items"] == 10

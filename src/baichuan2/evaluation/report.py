@@ -13,6 +13,23 @@ from baichuan2.optional import require
 __all__ = ["draw_scores", "read_results", "report_text", "scale", "table_lines", "write_report"]
 
 PAGE, PICTURE = "report.md", "report.png"
+FIELDS = (
+    *("suite", "title", "recipe", "exactness", "source", "unknown", "task_version", "task_digest", "split", "shots"),
+    *(
+        "changes",
+        "chat_format",
+        "seed",
+        "data",
+        "model",
+        "metric",
+        "average",
+        "items",
+        "is_partial",
+        "shortened_prompts",
+    ),
+    *("score", "interval", "macro", "micro", "chance", "groups", "published", "software", "hardware", "finished"),
+)
+"""What pages, tables and comparisons read of a result."""
 COLOUR, PARTIAL_COLOUR, PUBLISHED_COLOUR = "#1f5fbf", "#a9c1e6", "#c8442c"
 
 
@@ -31,6 +48,12 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     for result in results:
         if result.get("format") != FORMAT:
             raise DataError(f"{folder}: a result of format {result.get('format')!r}; this version reads {FORMAT}")
+        missing = [name for name in FIELDS if name not in result]
+        if missing:
+            raise DataError(
+                f"{folder}: the result of {result.get('suite')} has no {missing[0]}: delete its {RESULT}, and the "
+                "command that made it makes it anew from the log"
+            )
     return results
 
 
@@ -100,7 +123,8 @@ def draw_scores(results: Sequence[Mapping[str, Any]]) -> bytes:
         colour = PARTIAL_COLOUR if result["is_partial"] else COLOUR
         axes.bar(place, score, width=0.6, color=colour)
         axes.errorbar(place, score, [[score - low], [high - score]], color="black", capsize=4, linewidth=1)
-        axes.annotate(f"{score:.1f}", (place, high), (0, 3), textcoords="offset points", ha="center", fontsize=9)
+        top = max(high, result["published"]["value"] if result.get("published") is not None else 0)
+        axes.annotate(f"{score:.1f}", (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=9)
         if result["chance"] is not None:
             axes.hlines(factor * result["chance"], place - 0.36, place + 0.36, "black", linestyles="dotted")
         if result.get("published") is not None:

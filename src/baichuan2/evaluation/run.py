@@ -145,7 +145,7 @@ def _open(plan: SuitePlan, candidate: Candidate, place: SuiteFolder) -> tuple[fr
     if answered == asked and result is not None and result.get("items") == len(asked):
         return answered, result
     place.drop_result()
-    place.write_identity({**identity, "data": {**earlier["data"], **identity["data"]}})
+    place.write_identity({**identity, "data": {**earlier.get("data", {}), **identity["data"]}})
     return answered, None
 
 

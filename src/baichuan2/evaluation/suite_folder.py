@@ -194,7 +194,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _writable(path):
         try:
-            beside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+            # half characters, of a folder whose name is no text, become escapes: UTF-8 has no place for them
+            data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+            beside.write_bytes(data)
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
