@@ -3,8 +3,9 @@
 Folders and files are those of C-Eval, so that the same reader takes both. Of each relation the questions are those
 that the corpus never showed as multiple choice; five that it may have shown serve as examples. A question is the
 beginning of a sentence, which its answer ends: what is asked for is the fact, not the knack of naming a letter. The
-three wrong options come from the same column of the same table and are as long as the right one, where there are enough
-of that length, so that lengths tell nothing. All is drawn from the questions themselves: the same on every machine.
+three wrong options are answers to other questions of the same kind, each as likely as it is an answer (欧元 is right
+often, so it is wrong often), and as long as the right one, where there are enough of that length. So neither lengths
+nor what is well known tell the answer. All is drawn from the questions themselves: the same on every machine.
 """
 
 import argparse
@@ -41,12 +42,11 @@ NEAREST = 8  # values from which the wrong ones are drawn where too few are of t
 
 @dataclass(frozen=True)
 class Fact:
-    """The beginning of a sentence, the text that ends it, and all texts that end its like."""
+    """The beginning of a sentence, and the text that ends it."""
 
     subject: str
     stem: str
     answer: str
-    values: tuple[str, ...]
     is_kept_back: bool
 
 
@@ -56,30 +56,30 @@ def facts() -> list[Fact]:
     for item in choice_items():
         stem = item.stem.removesuffix(BLANK)
         subject = next(name for ending, name in SUBJECTS.items() if stem.endswith(ending))
-        found.append(Fact(subject, stem, item.answer, item.values, item.kept_back))
-    countries = table("countries")
-    capitals = tuple(sorted({row["capital_en"] for row in countries}))
-    for row in countries:
-        found.append(_never_shown("capital_en", f"The capital of {row['name_en']} is ", row["capital_en"], capitals))
-    lines = poem_tables(poems())["poem_next_line_zh"]
-    followers = tuple(sorted({row["next_line"] for row in lines}))
-    for row in lines:
-        found.append(_never_shown("poem_next_line", f"{row['line']}，", row["next_line"], followers, share=15))
+        found.append(Fact(subject, stem, item.answer, item.kept_back))
+    for row in table("countries"):
+        found.append(_never_shown("capital_en", f"The capital of {row['name_en']} is ", row["capital_en"]))
+    for row in poem_tables(poems())["poem_next_line_zh"]:
+        found.append(_never_shown("poem_next_line", f"{row['line']}，", row["next_line"], share=15))
     times = Counter(fact.stem for fact in found)
     # 少 has two opposites, so there is no one answer; 新加坡's capital stands in the question
     return [fact for fact in found if times[fact.stem] == 1 and fact.answer not in fact.stem]
 
 
-def _never_shown(subject: str, stem: str, answer: str, values: tuple[str, ...], share: int = 5) -> Fact:
+def _never_shown(subject: str, stem: str, answer: str, share: int = 5) -> Fact:
     """A fact of which the corpus makes no multiple choice; one in `share` is asked."""
-    return Fact(subject, stem, answer, values, sum(map(ord, stem)) % share == 2)
+    return Fact(subject, stem, answer, sum(map(ord, stem)) % share == 2)
 
 
-def options_of(fact: Fact) -> list[str]:
-    """Four texts, the right one among them, in an order that the question decides."""
+def options_of(fact: Fact, answers: Sequence[str]) -> list[str]:
+    """Four texts, the right one among them, in an order that the question decides.
+
+    `answers`: those of all questions of the kind, as often as they are right.
+    """
     draw = Random(f"{fact.subject}/{fact.stem}")
-    wrong = [value for value in fact.values if is_really_wrong(value, fact.answer, fact.stem)]
+    wrong = [value for value in answers if is_really_wrong(value, fact.answer, fact.stem)]
     draw.shuffle(wrong)
+    wrong = list(dict.fromkeys(wrong))  # what is an answer often comes early
     alike = [value for value in wrong if len(value) == len(fact.answer)]
     if len(alike) < NUM_WRONG:
         nearest = sorted(wrong, key=lambda value: abs(len(value) - len(fact.answer)))[:NEAREST]
@@ -100,17 +100,18 @@ def files() -> dict[str, str]:
         asked = [fact for fact in all_facts if fact.is_kept_back]
         shown = [fact for fact in all_facts if not fact.is_kept_back]
         examples = Random(subject).sample(shown, NUM_EXAMPLES)
-        found[f"dev/{subject}_dev.csv"] = _table(examples)
-        found[f"test/{subject}_test.csv"] = _table(asked)
+        answers = [fact.answer for fact in all_facts]
+        found[f"dev/{subject}_dev.csv"] = _table(examples, answers)
+        found[f"test/{subject}_test.csv"] = _table(asked, answers)
     return found
 
 
-def _table(rows: Sequence[Fact]) -> str:
+def _table(rows: Sequence[Fact], answers: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "question", "A", "B", "C", "D", "answer"])
     for number, fact in enumerate(rows):
-        options = options_of(fact)
+        options = options_of(fact, answers)
         writer.writerow([number, fact.stem, *options, "ABCD"[options.index(fact.answer)]])
     return text.getvalue()
 
