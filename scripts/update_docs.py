@@ -7,6 +7,8 @@ import importlib
 import sys
 from pathlib import Path
 
+from benchmark_pages import benchmarks_page, benchmarks_page_zh
+
 from baichuan2.cli.flags import Flag, flags_of
 from baichuan2.cli.main import COMMANDS
 from baichuan2.web.options import config_file, space_config_file
@@ -67,6 +69,8 @@ def values_of(flag: Flag) -> str:
 
 PAGES = {
     "docs/flags.md": flags_page,
+    "docs/benchmarks.md": benchmarks_page,
+    "docs/benchmarks_zh.md": benchmarks_page_zh,
     ".streamlit/config.toml": config_file,
     "spaces/.streamlit/config.toml": space_config_file,
 }
