@@ -50,14 +50,15 @@ def _behind_prompt(text: str, item: Item) -> str:
 
 
 def _until_done(text: str, item: Item) -> str:
-    """What stands before `[DONE]` and after `[BEGIN]`, without quotes around it."""
+    """What stands before `[DONE]` and after `[BEGIN]`, without the quotes around it that the examples have."""
     del item
     done = text.find("DONE")
     if done >= 0:
         text = text[:done].removesuffix("[")
     _, begin, rest = text.partition("BEGIN")
     text = (rest.removeprefix("]") if begin else text).strip()
-    return text.removeprefix("'").removesuffix("'")
+    # code that was not opened by a quote may end with one of its own
+    return text[1:].removesuffix("'") if text.startswith("'") else text
 
 
 def _whole(text: str, item: Item) -> str:
