@@ -64,8 +64,8 @@ def _head(benchmark: Benchmark) -> str:
         f"# Speed and memory of {benchmark.model}\n\n"
         f"{shape['num_hidden_layers']} layers, {shape['hidden_size']} wide, vocabulary {shape['vocab_size']:,}. "
         f"Prompt of {settings.prompt_tokens} random ids, {settings.new_tokens} tokens decoded after the first, "
-        f"{settings.batch} at once; {settings.turns} turns of each line in alternation, each in a process of its own: "
-        "median (lowest to highest).\n\n"
+        f"{settings.batch} at once; {_turns(settings.turns)} of each line, in alternation, each in a process of its "
+        "own: median (lowest to highest).\n\n"
         f"On {place}. baichuan2 {software['baichuan2']}, commit {software['commit'] or 'unknown'}, Python "
         f"{software['python']}, torch {software['torch']}, transformers {software['transformers']}."
     )
@@ -111,6 +111,10 @@ def _speed(benchmark: Benchmark) -> str:
         rows.append((_name(line), _text(line.prefill(), "{:.1f}"), _text(decode, "{:.2f}"), ratio))
     header = ["", "prefill, tokens/s", "decode, tokens/s", "decode, times LLaMA"]
     return _table(header, rows) + "\n\n" + PUBLISHED_SPEED
+
+
+def _turns(count: int) -> str:
+    return "1 turn" if count == 1 else f"{count} turns"
 
 
 def _name(line: Line) -> str:

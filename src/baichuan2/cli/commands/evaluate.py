@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from baichuan2.cli.evaluation_screen import EvaluationScreen, print_comparison, print_results, print_suites
 from baichuan2.cli.evaluation_text import EvaluationWords, evaluation_words_for
 from baichuan2.cli.progress import progress_bar
-from baichuan2.cli.screen import accept_any_text, notice, print_json
+from baichuan2.cli.screen import accept_any_text, notice, print_json, printable
 from baichuan2.cli.text import words_for
 from baichuan2.errors import SettingsError
 from baichuan2.settings import EvaluationSettings, LoadSettings, OutputSettings
@@ -24,6 +24,7 @@ EXAMPLES = """\
   baichuan2 evaluate ceval --split test --data DIR               writes submission.json for the leaderboard
   baichuan2 evaluate mmlu --recipe lm-eval --data DIR            as lm-evaluation-harness scores it
   baichuan2 evaluate ceval --data DIR -m path/to/model --quantize int4 --output-dir results/int4
+  baichuan2 evaluate ceval --data DIR --revisions output         how scores went from checkpoint to checkpoint
   baichuan2 evaluate compare results/demo-base results/int4      what changed, item by item, and whether that is chance
   baichuan2 evaluate report results/demo-base                    table, page and picture again
   torchrun --nproc_per_node 8 -m baichuan2 evaluate mmlu --data DIR -m path/to/model
@@ -59,12 +60,15 @@ def _evaluate(settings: EvaluationSettings, load: LoadSettings, output: OutputSe
 
     screen = EvaluationScreen(words, processes.num_processes())
     with processes.one_report(), _told_when_stopped(screen, words, is_first=processes.is_first()):
-        from baichuan2.evaluation.run import evaluate
+        if settings.revisions is not None:
+            _evaluate_revisions(settings, load, output, screen)
+        else:
+            from baichuan2.evaluation.run import evaluate
 
-        results = evaluate(settings, load, screen, _loader(settings, is_first=processes.is_first()))
+            results = evaluate(settings, load, screen, _loader(settings, is_first=processes.is_first()))
+            if processes.is_first():
+                _show(results, output, words)
         processes.leave()
-    if processes.is_first():
-        _show(results, output, words)
     return 0
 
 
@@ -83,6 +87,24 @@ def _loader(settings: EvaluationSettings, *, is_first: bool) -> Callable[[LoadSe
             return load_model(settings=load, watch=show)
 
     return make
+
+
+def _evaluate_revisions(
+    settings: EvaluationSettings, load: LoadSettings, output: OutputSettings, screen: EvaluationScreen
+) -> None:
+    from baichuan2.evaluation import processes
+    from baichuan2.evaluation.dynamics import table
+    from baichuan2.evaluation.revisions import evaluate_revisions, revisions_folder
+
+    make = _loader(settings, is_first=processes.is_first())
+    dynamics = evaluate_revisions(settings, load, screen, make, started=screen.revision)
+    if not processes.is_first():
+        return
+    if output.json:
+        print_json(dynamics.to_dict())
+    else:
+        print(printable(table(dynamics)), end="")
+    screen.curves_written(revisions_folder(settings, load))
 
 
 def _compare(settings: EvaluationSettings, output: OutputSettings, words: EvaluationWords) -> int:
