@@ -18,6 +18,7 @@ HELP_CALLS = [
     ["info", "--help"],
     ["serve", "--help"],
     ["finetune", "--help"],
+    ["evaluate", "--help"],
 ]
 PROBE = """
 import sys

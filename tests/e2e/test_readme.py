@@ -119,6 +119,7 @@ EXAMPLES = {
     "stream_a_reply.py": ["你好", "baichuan-inc/Baichuan2-7B-Chat"],
     "conversation.py": ["baichuan-inc/Baichuan2-13B-Chat"],
     "many_at_once.py": ["baichuan-inc/Baichuan2-13B-Chat"],
+    "evaluate.py": ["baichuan-inc/Baichuan2-7B-Base"],
     "continue_a_text.py": ["baichuan-inc/Baichuan2-7B-Base"],
     "quantize.py": ["baichuan-inc/Baichuan2-7B-Chat", "8"],
 }

@@ -84,7 +84,9 @@ def evaluate(
     return results
 
 
-def evaluate_suite(name: str, settings: EvaluationSettings, loaded: Any, progress: Progress) -> dict[str, Any]:
+def evaluate_suite(
+    name: str, settings: EvaluationSettings, loaded: Any, progress: Progress = lambda *_: None
+) -> dict[str, Any]:
     """Runs one suite on a model that is in memory; its result, as result.json holds it.
 
     It is kept in `settings.output_dir`, and nowhere where none is given.
