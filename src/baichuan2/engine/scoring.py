@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from baichuan2.engine.generate import context_length
 from baichuan2.engine.scoring_pass import branch_states, likelihoods, token_logits
 from baichuan2.engine.scoring_plan import Plan, ScoringRequest, plan_readings
 from baichuan2.errors import ContextLengthError, GenerationError, TokenizerError
@@ -167,7 +168,7 @@ class _Values:
 
 
 def _check(model: Any, requests: Sequence[ScoringRequest]) -> None:
-    vocab_size, limit = int(model.config.vocab_size), model.config.model_max_length
+    vocab_size, limit = int(model.config.vocab_size), context_length(model)
     for index, request in enumerate(requests):
         candidates = request.candidates
         if not request.prompt_ids or not candidates or not all(candidates):
@@ -177,7 +178,7 @@ def _check(model: Any, requests: Sequence[ScoringRequest]) -> None:
             wrong = next(token for token in tokens if not 0 <= token < vocab_size)
             raise TokenizerError(f"request {index}: token {wrong} is beyond the vocabulary of {vocab_size}")
         length = len(request.prompt_ids) + max(map(len, candidates)) - 1  # a candidate's last token does not go in
-        if limit is not None and length > limit:
+        if length > limit:
             raise ContextLengthError(
                 f"a prompt of {len(request.prompt_ids)} tokens, with its answer {length}, is longer than the model's "
                 f"context of {limit}: use fewer --shots"

@@ -13,6 +13,7 @@ from baichuan2.errors import ContextLengthError, SettingsError
 from baichuan2.evaluation.choice_recipe import ChoiceRecipe
 from baichuan2.evaluation.data import LETTERS
 from baichuan2.evaluation.items import Item
+from baichuan2.evaluation.pass_size import tokens_at_once
 from baichuan2.evaluation.prompts import answer_text, example_order, fit_prompt
 from baichuan2.evaluation.records import ItemRecord
 from baichuan2.model.special_tokens import ASSISTANT_TOKEN_ID, USER_TOKEN_ID
@@ -72,6 +73,7 @@ def answer_choices(
     """
     encode = lru_cache(maxsize=256)(loaded.tokenizer.encode_text)
     limit = context_length(loaded.model)
+    batch_tokens = batch_tokens or tokens_at_once(loaded.model)
     for start in range(0, len(questions), AT_ONCE):
         asked = [
             _ask(recipe, question, encode, limit, seed=seed, chat_format=chat_format)
