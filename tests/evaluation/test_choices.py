@@ -103,23 +103,58 @@ def test_whole_texts_are_compared_by_their_mean_loss(size: Size) -> None:
         assert record.prediction == "ABCD"[expected.index(min(expected))]
 
 
+def log_probability(model: Any, prompt: str, end: str) -> float:
+    """Of `end` behind `prompt`, which are encoded together."""
+    ids, start = Letters().encode_text(prompt + end), len(Letters().encode_text(prompt))
+    values = logits(model, ids).log_softmax(-1)
+    return float(values[range(start - 1, len(ids) - 1), ids[start:]].sum())
+
+
+def test_white_space_at_the_end_of_a_prompt_belongs_to_what_follows() -> None:
+    model = loaded("7b", model_max_length=512)
+    recipe = load_task("cmmlu").recipe("lm-eval")
+    recipe = replace(recipe, form=replace(recipe.form, item="{question}\n{options}答案： \n"))
+    (record,) = answers(model, recipe, [item(1)])
+    bare = record.details["prompt"].rstrip()
+    assert record.details["prompt"] == bare + " \n"
+    assert record.prompt_tokens == len(Letters().encode_text(bare))
+    expected = [log_probability(model, bare, f" \n {letter}") for letter in "ABCD"]
+    assert record.scores == pytest.approx(expected, abs=1e-3)
+
+
 def test_options_are_compared_with_and_without_their_lengths() -> None:
     model = loaded("7b", model_max_length=512)
     recipe = load_task("agieval").recipe("lm-eval")
     raw = ["(A)ww", "(B)x", "(C)yyyyyyyyyyyy", "(D)z"]
-    items = [item(number, 1, passage="", raw_options=raw, answers=[1, 2]) for number in range(8)]
-    for record in answers(model, recipe, items, shots=0):
-        prompt = record.details["prompt"]
-        expected = []
-        for option in raw:
-            ids, start = Letters().encode_text(f"{prompt} {option}"), len(Letters().encode_text(prompt))
-            values = logits(model, ids).log_softmax(-1)
-            expected.append(float(values[range(start - 1, len(ids) - 1), ids[start:]].sum()))
+    differ = 0
+    for number in range(8):
+        one = item(number, passage="", raw_options=raw)
+        (record,) = answers(model, recipe, [one], shots=0)
+        expected = [log_probability(model, record.details["prompt"], f" {option}") for option in raw]
         assert record.scores == pytest.approx(expected, abs=1e-3)
-        assert record.is_right == (record.prediction in "BC")
-        assert record.answer == "BC"
+        best = expected.index(max(expected))
         each = [value / len(option) for value, option in zip(expected, raw, strict=True)]
-        assert record.details["is_right_normalised"] == (each.index(max(each)) in (1, 2))
+        normalised = each.index(max(each))
+        assert record.prediction == "ABCD"[best]
+        assert record.details["is_right_normalised"] == (normalised == 0)
+        (record,) = answers(model, recipe, [replace(one, answer=normalised)], shots=0)
+        assert record.details["is_right_normalised"]
+        differ += best != normalised
+    assert differ, "lengths change nothing here, so this shows nothing"
+
+
+def test_each_of_several_right_answers_is_right() -> None:
+    model = loaded("7b", model_max_length=512)
+    recipe = load_task("agieval").recipe("lm-eval")
+    raw = ["(A)w", "(B)x", "(C)y", "(D)z"]
+    first = answers(model, recipe, [item(number, passage="", raw_options=raw) for number in range(8)], shots=0)
+    for record in first:
+        best = "ABCD".index(record.prediction or "")
+        for right in ([(best + 1) % 4, best], [(best + 1) % 4, (best + 2) % 4]):
+            one = item(int(record.number), right[0], passage="", raw_options=raw, answers=right)
+            (again,) = answers(model, recipe, [one], shots=0)
+            assert again.is_right == (best in right)
+            assert again.answer == "".join("ABCD"[index] for index in right)
 
 
 def test_the_first_letter_wins_a_tie() -> None:
