@@ -27,7 +27,6 @@ _FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 _TARGET = re.compile(r"\([A-Z]\)")
 _IN_BRACKETS = re.compile(r"\(([A-Z])")
 _CAPITAL = re.compile(r"[A-Z]")
-_BOLD = re.compile(r"\*\*([^*]*(?:\*[^*]+)*)\*\*")
 
 
 def _last_number(text: str, item: Item) -> str | None:
@@ -61,8 +60,8 @@ def _bbh_bold(text: str, item: Item) -> str:
     if _is_letter(item):
         return _bbh_letter(text)
     line = _bbh_line(text)
-    found = _BOLD.search(line)
-    return line if found is None else found[1]
+    parts = line.split("**", 2)
+    return parts[1] if len(parts) > 2 else line
 
 
 def _bbh_letter(text: str) -> str:
@@ -104,7 +103,7 @@ def _is_letter(item: Item) -> bool:
 
 def _first_line(text: str, item: Item) -> str:
     del item
-    return text.strip().split("\n", 1)[0]
+    return text.strip().split("\n", 1)[0].rstrip()
 
 
 def _final_answer(text: str, item: Item) -> str | None:

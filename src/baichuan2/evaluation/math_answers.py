@@ -150,8 +150,8 @@ def _unwrapped(answer: str) -> str:
 
 
 def _inside_dollars(answer: str) -> str:
-    """What stands between the first two `$`, if there are two."""
-    parts = answer.split("$")
+    r"""What stands between the first two `$`, if there are two; a `\$` is a sign of money, which is left out."""
+    parts = answer.replace("\\$", "").split("$")
     return parts[1] if len(parts) > 2 else answer
 
 
