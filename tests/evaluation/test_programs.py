@@ -3,9 +3,12 @@
 import gzip
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
+import jinja2
 import pytest
+import yaml
 
 from baichuan2.cli.main import main
 from baichuan2.errors import DataError, SettingsError
@@ -176,6 +179,33 @@ def test_prompts_of_mbpp(data):
     blocks = [f"{head(n)}{tests[n]}[BEGIN]\ndef add(a):\r\n  return a + {n} \n[DONE]\n\n" for n in (2, 3, 4)]
     expected = "".join(blocks) + f"{head(11)}{tests[11]}[BEGIN]\n"
     assert text_prompt(recipe, "", asked.examples, asked.item) == expected
+
+
+@pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-evaluation-harness is not installed")
+@pytest.mark.parametrize("suite", ["humaneval", "mbpp"])
+def test_prompts_and_stops_are_those_of_the_harness(suite, data):
+    """Its task files, rendered as it renders them; its Python code is not run, as that asks a server for a metric."""
+    spec = find_spec("lm_eval")
+    assert spec is not None
+    assert spec.origin is not None
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_multi_constructor("!function", lambda *_: None)
+    file = Path(spec.origin).parent / "tasks" / suite / f"{suite}.yaml"
+    theirs = yaml.load(file.read_text(encoding="utf-8"), Loader)
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    ask, answer = (environment.from_string(theirs[name]) for name in ("doc_to_text", "doc_to_target"))
+    rows = {str(row["task_id"]): row for row in (*HUMANEVAL, *MBPP)}
+    recipe, asked = _asked(suite, "lm-eval", data)
+    examples = [rows[one.number] for one in asked.examples]
+    shown = [ask.render(**row) + answer.render(**row, is_fewshot=True) + "\n\n" for row in examples]
+    assert text_prompt(recipe, "", asked.examples, asked.item) == "".join(shown) + ask.render(**rows[asked.item.number])
+    assert recipe.shots == theirs["num_fewshot"]
+    assert list(recipe.stop) == theirs["generation_kwargs"]["until"]
+    assert recipe.max_new_tokens == theirs["generation_kwargs"].get("max_gen_toks", 256)
+    assert asked.item.details["tests"].strip() == answer.render(**rows[asked.item.number]).strip()
 
 
 def _asked(suite: str, recipe: str, data: Path) -> tuple:

@@ -239,6 +239,57 @@ def test_other_ways_to_keep_apart(isolation: Isolation) -> None:
     assert not MARK.exists()
 
 
+ALONE = {  # layer: what it stops by itself, and how Python tells
+    "namespaces": {
+        "passwd": "FileNotFoundError",
+        "this file": "FileNotFoundError",
+        "written outside": "FileNotFoundError",
+        "library written": "OSError: [Errno 30]" if os.geteuid() == 0 else "PermissionError",
+        "processes listed": "FileNotFoundError",
+        "socket": "OSError: [Errno 101] Network is unreachable",
+        "folder too full": "OSError: [Errno 28]",
+    },
+    "seccomp": {
+        "fork": "PermissionError",
+        "subprocess": "PermissionError",
+        "socket": "PermissionError",
+        "parent killed": "PermissionError",
+        "signals by files": "PermissionError",
+    },
+    "landlock": {
+        "passwd": "PermissionError",
+        "this file": "PermissionError",
+        "written outside": "PermissionError",
+        "library written": "PermissionError",
+        "root listed": "PermissionError",
+        "subprocess": "PermissionError",
+    },
+}
+
+
+@needs_sandbox
+@pytest.mark.parametrize("layer", ALONE)
+def test_each_layer_holds_by_itself(layer: str) -> None:
+    assert FULL is not None
+    if layer in FULL.missing:
+        pytest.skip(f"this machine has no {layer}")
+    missing = {name: "" for name in (*ALONE, "user") if name != layer}
+    isolation = Isolation(missing=missing, by_user_namespace=True)  # whoever asks stays the owner of the files
+    programs = [Program(*CASES[name][:2]) for name in ALONE[layer]]
+    for name, verdict in zip(ALONE[layer], judge_all(programs, isolation, limits=LIMITS), strict=True):
+        assert verdict.outcome == "error", (name, verdict)
+        assert verdict.error.startswith(ALONE[layer][name]), (name, verdict)
+
+
+@needs_sandbox
+def test_a_fork_bomb_stays_in_its_namespace() -> None:
+    """Also where no filter of calls stops it: processes are counted, and all of them end with the first."""
+    bomb = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        break\n" + SOUND
+    verdict = judge(Program(bomb, PASSES), Isolation(missing={"seccomp": ""}), LIMITS)
+    assert verdict.outcome in ("passed", "exited"), verdict
+    assert not _sandboxes_of(os.getpid())
+
+
 @needs_sandbox
 def test_nothing_stays() -> None:
     """No process and no folder of a sandbox is left, even where two layers are missing and daemons can be started."""
