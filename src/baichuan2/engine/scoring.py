@@ -56,7 +56,10 @@ def score(
     `model`: a `BaichuanForCausalLM` or `PlainBaichuan`, set to answer.
     `logprobs`: also those of the whole candidates; without, only the rows of the head that are asked for are computed.
     `prompt_logprobs`: also those of the prompts; includes `logprobs`.
-    `batch_tokens`: tokens that go through the model at once. None: as many as are fast.
+    `batch_tokens`: tokens that go through the model at once. None: as many as are fast on a processor.
+
+    Numbers are those of each text alone, to the rounding of float sums; but where `rope_scaling` is dynamic and texts
+    are longer than what the model was trained on, when all of a pass get the angles of its longest.
 
     Raises:
         ContextLengthError: a prompt with its candidate is longer than the model's context.
