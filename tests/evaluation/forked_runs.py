@@ -17,6 +17,8 @@ import sys
 import traceback
 from pathlib import Path
 
+import matplotlib.figure  # noqa: F401
+
 import baichuan2.evaluation.run
 import baichuan2.model.modeling_baichuan  # noqa: F401  # for all of the processes at once
 from baichuan2.cli.main import main

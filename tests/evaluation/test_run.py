@@ -8,7 +8,7 @@ import torch
 
 from baichuan2.checkpoints.load import load_model
 from baichuan2.errors import DataError, GenerationError, SettingsError
-from baichuan2.evaluation import processes
+from baichuan2.evaluation import candidate, processes, report
 from baichuan2.evaluation.candidate import candidate_of, find_candidate, folder_name
 from baichuan2.evaluation.plan import plan_suite
 from baichuan2.evaluation.run import evaluate, evaluate_suite
@@ -23,6 +23,22 @@ def models(tmp_path_factory):
     write_folder(folder / "seven", "7b", "safetensors")
     write_folder(folder / "thirteen", "13b", "safetensors")
     return folder
+
+
+LOADED: dict[LoadSettings, object] = {}
+
+
+@pytest.fixture(autouse=True)
+def _each_model_is_loaded_once(monkeypatch):
+    """No test here changes a model, or looks at pictures, which tests/evaluation/test_reports.py does."""
+
+    def load_once(settings):
+        if settings not in LOADED:
+            LOADED[settings] = load_model(settings=settings)
+        return LOADED[settings]
+
+    monkeypatch.setattr(candidate, "load_model", load_once)
+    monkeypatch.setattr(report, "draw_scores", lambda _: b"")
 
 
 @pytest.fixture(scope="module")
@@ -229,12 +245,12 @@ def test_a_model_that_gives_no_numbers_is_named(data, tmp_path, load):
 
 
 def test_the_folder_says_how_the_model_differs_from_how_it_comes(load):
-    candidate = find_candidate(load)
+    found = find_candidate(load)
     load = replace(load, dtype="auto")
-    assert folder_name(candidate, load, "official") == "seven"
+    assert folder_name(found, load, "official") == "seven"
     other = replace(load, quantize="int4", dtype="bfloat16", numerics="official")
-    assert folder_name(candidate, other, "lm-eval") == "seven-int4-bfloat16-official-numerics-lm-eval"
-    odd = replace(candidate, name="../../of/x y\n|*")
+    assert folder_name(found, other, "lm-eval") == "seven-int4-bfloat16-official-numerics-lm-eval"
+    odd = replace(found, name="../../of/x y\n|*")
     assert folder_name(odd, load, "official") == "x-y"
 
 
