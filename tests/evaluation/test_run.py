@@ -281,6 +281,22 @@ def test_shares_are_whole_neighbours_and_even(count, monkeypatch):
     assert max(costs) - min(costs) <= 2 * 9
 
 
+def test_processes_of_one_machine_take_its_accelerators_in_turn(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert processes.own_device("auto") == "auto"  # one process alone takes what it likes
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert [processes.own_device(name) for name in ("auto", "cuda", "cpu", "cuda:1", "npu")] == [
+        "cuda:0",
+        "cuda:0",
+        "cpu",
+        "cuda:1",
+        "npu",
+    ]
+
+
 def test_a_launcher_that_counts_wrongly_is_named(monkeypatch):
     monkeypatch.setenv("RANK", "first")
     with pytest.raises(SettingsError, match="RANK must be a whole number"):

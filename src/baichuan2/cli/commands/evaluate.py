@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +15,7 @@ from baichuan2.cli.progress import progress_bar
 from baichuan2.cli.screen import accept_any_text, notice, print_json, printable
 from baichuan2.cli.text import words_for
 from baichuan2.errors import SettingsError
-from baichuan2.settings import EvaluationSettings, LoadSettings, OutputSettings
+from baichuan2.settings import EvaluationSettings, LoadSettings, OutputSettings, flag_name
 
 SETTINGS = (EvaluationSettings, LoadSettings, OutputSettings)
 EXAMPLES = """\
@@ -29,6 +30,8 @@ EXAMPLES = """\
   baichuan2 evaluate report results/demo-base                    table, page and picture again
   torchrun --nproc_per_node 8 -m baichuan2 evaluate mmlu --data DIR -m path/to/model
 The same command goes on where a run was stopped."""
+TAKEN_BY: dict[str, tuple[str, ...]] = {"list": (), "compare": ("output_dir", "force"), "report": ()}
+"""Flags that mean something to words which are no suites."""
 BAR_DELAY = 1.5  # seconds of quantising after which its bar appears
 
 
@@ -40,6 +43,7 @@ def run(settings: EvaluationSettings, load: LoadSettings, output: OutputSettings
         raise SettingsError(
             "SUITE is missing: baichuan2 evaluate SUITE --data DIR; baichuan2 evaluate list shows what there is"
         )
+    _check_flags(settings)
     if settings.suite == "list":
         print_suites(words, is_json=output.json)
         return 0
@@ -53,6 +57,18 @@ def run(settings: EvaluationSettings, load: LoadSettings, output: OutputSettings
             f"{settings.first}; only compare and report take folders"
         )
     return _evaluate(settings, load, output, words)
+
+
+def _check_flags(settings: EvaluationSettings) -> None:
+    """Raises SettingsError for a flag that would change nothing about what the first word asks for."""
+    taken = TAKEN_BY.get(str(settings.suite))
+    for item in fields(settings):
+        if getattr(settings, item.name) == item.default or item.metadata["is_positional"]:
+            continue
+        if taken is not None and item.name not in (*taken, "language", "data"):  # data may come from the environment
+            raise SettingsError(f"{flag_name(item.name)} is for suites: evaluate {settings.suite} has no use for it")
+        if taken is None and item.name == "force":
+            raise SettingsError("--force is for evaluate compare; --overwrite starts an evaluation anew")
 
 
 def _evaluate(settings: EvaluationSettings, load: LoadSettings, output: OutputSettings, words: EvaluationWords) -> int:
