@@ -1,4 +1,4 @@
-"""What is taken for the answer in a text: tables by tool and benchmark, references that must score 100 %, hostile texts."""
+"""What is taken for the answer in a text: tables by tool and benchmark, and texts that are hostile."""
 
 import random
 import time

@@ -1,4 +1,4 @@
-"""Questions whose answer is a text, as their files hold them, and what is said of files that are not as they should be."""
+"""Questions whose answer is a text, as their files hold them, and what is said of files that are wrong."""
 
 import json
 import tarfile
