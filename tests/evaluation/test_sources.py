@@ -3,6 +3,7 @@
 import io
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,7 @@ def test_names_that_leave_the_archive_and_links_are_passed_over(tmp_path: Path) 
     make_zip(tmp_path / "a.zip", {"../dev/law_dev.csv": b"x", "/dev/law_dev.csv": b"x", "ok.csv": b"y"})
     files = open_archive(tmp_path / "a.zip")
     assert files.names("", "") == ["ok.csv"]
+    assert not any(files.has(name) for name in ("../dev/law_dev.csv", "/dev/law_dev.csv", "dev/law_dev.csv"))
     with tarfile.open(tmp_path / "b.tar", "w") as archive:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
             link = tarfile.TarInfo(f"dev/law_{int(kind)}.csv")
@@ -110,6 +112,7 @@ def test_names_that_leave_the_archive_and_links_are_passed_over(tmp_path: Path) 
     files = open_archive(tmp_path / "b.tar")
     assert files.names("", "") == ["ok.csv"]
     assert files.names("dev", "") == []
+    assert not files.has("../up.csv")
     with pytest.raises(DataError, match=r"b\.tar/dev/law_2\.csv cannot be read: no such file in the archive"):
         files.read("dev/law_2.csv")
 
@@ -144,12 +147,14 @@ def test_an_archive_whose_middle_is_damaged_is_told(tmp_path: Path) -> None:
         find(path, expected=["dev/law_dev.csv"]).read("dev/law_dev.csv")
 
 
-def test_a_changed_archive_is_read_anew(tmp_path: Path) -> None:
-    path = tmp_path / "ceval.zip"
-    make_zip(path, NAMES)
+@pytest.mark.parametrize(("name", "make"), [("ceval.zip", make_zip), ("ceval.tar", make_tar)])
+def test_a_changed_archive_is_read_anew(tmp_path: Path, name: str, make: Callable[..., None]) -> None:
+    path = tmp_path / name
+    make(path, NAMES)
     assert find(path).read("dev/law_dev.csv") == b"dev"
-    make_zip(path, NAMES | {"dev/law_dev.csv": b"other content"})
+    make(path, NAMES | {"dev/law_dev.csv": b"other content", "dev/logic_dev.csv": b"new"})
     assert find(path).read("dev/law_dev.csv") == b"other content"
+    assert find(path).has("dev/logic_dev.csv")
 
 
 def test_what_is_no_utf8_is_told_with_its_line(tmp_path: Path) -> None:
