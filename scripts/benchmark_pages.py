@@ -151,7 +151,7 @@ EN_WORDS = Words(
 # Benchmarks
 
 Written by `scripts/update_docs.py` from the task files in `src/baichuan2/evaluation/tasks/`; edit these, not this page.
-[中文](benchmarks_zh.md)
+[中文](benchmarks_zh.md), [guide](guides/evaluate.md)
 
 One command for each row of the official README. `DATA` is a folder that holds the benchmarks as they are published,
 unpacked or not; `MODEL` a checkpoint, such as `baichuan-inc/Baichuan2-7B-Base`. *exact*: prompts, compared tokens and
@@ -182,7 +182,7 @@ ZH_WORDS = Words(
 # 评测集
 
 本页由 `scripts/update_docs.py` 根据 `src/baichuan2/evaluation/tasks/` 中的任务文件写成；请改任务文件，不要改本页。
-[English](benchmarks.md)
+[English](benchmarks.md)，[指南](guides/evaluate_zh.md)
 
 官方 README 的每一行对应一条命令。`DATA` 是存放评测集的文件夹，保持发布时的样子，解压与否均可；`MODEL` 是模型，例如
 `baichuan-inc/Baichuan2-7B-Base`。*精确*：提示词、比较的词元与平均方式都与下文所列来源程序逐字一致。*近似*：决定分数的某些

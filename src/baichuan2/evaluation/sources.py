@@ -20,7 +20,7 @@ __all__ = ["Files", "find_files", "open_archive"]
 
 MAX_FILE_BYTES = 1 << 30
 MAX_MEMBERS = 1_000_000
-KEPT_BYTES = 1 << 24
+KEPT_BYTES, KEPT_FILE_BYTES = 1 << 28, 1 << 22
 _DAMAGE = (  # RuntimeError: encrypted
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -219,8 +219,10 @@ def _in_tar(path: Path) -> dict[str, Callable[[], bytes]]:
             assert file is not None
             return file.read(MAX_FILE_BYTES + 1)
 
+    with path.open("rb") as start:
+        is_compressed = start.read(3) in (b"\x1f\x8b\x08", b"BZh", b"\xfd7z")
     held: dict[str, Callable[[], bytes]] = {}
-    room = MAX_FILE_BYTES
+    room = KEPT_BYTES if is_compressed else 0
     with tarfile.open(path) as archive:
         for info in archive:
             if len(held) >= MAX_MEMBERS:
@@ -228,7 +230,7 @@ def _in_tar(path: Path) -> dict[str, Callable[[], bytes]]:
             if not info.isreg() or info.issparse() or not (name := _safe(info.name)):
                 continue
             held[name] = partial(read, info.name)
-            if info.size <= min(KEPT_BYTES, room):
+            if info.size <= min(KEPT_FILE_BYTES, room):
                 file = archive.extractfile(info)
                 assert file is not None
                 content = file.read()
