@@ -55,6 +55,21 @@ CASES = {
         "passed",
         "",
     ),
+    "many threads": (
+        "import threading, time\ndef answer():\n    wait = threading.Event()\n"
+        "    threads = [threading.Thread(target=wait.wait) for _ in range(12)]\n"
+        "    for thread in threads: thread.start()\n    wait.set()\n    return 42",
+        PASSES,
+        "passed",
+        "",
+    ),
+    "too many threads": (
+        "import threading\nthreading.stack_size(32768)\nwait = threading.Event()\nfor i in range(100):\n"
+        "    threading.Thread(target=wait.wait, daemon=True).start()\n",
+        PASSES,
+        "error",
+        "RuntimeError: can't start new thread",
+    ),
     "event loop": (
         "import asyncio\nasync def late():\n    await asyncio.sleep(0)\n    return 42\n"
         "def answer():\n    return asyncio.run(late())\n",
@@ -165,7 +180,7 @@ CASES = {
     "library written": ("import os\nopen(os.__file__, 'a')", PASSES, "error", ""),
     "packages": ("import numpy", PASSES, "error", "ModuleNotFoundError: "),
     "environment": (
-        "import os\nassert set(os.environ) <= {'PYTHONHASHSEED', 'LC_CTYPE'}\n" + SOUND,
+        "import os\nassert set(os.environ) <= {'PYTHONHASHSEED', 'MALLOC_ARENA_MAX', 'LC_CTYPE'}\n" + SOUND,
         PASSES,
         "passed",
         "",

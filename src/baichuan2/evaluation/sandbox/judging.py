@@ -41,6 +41,7 @@ sys.modules["sandbox"] = package
 from sandbox.launcher import main
 main()
 """
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1"}  # the latter: threads reserve no address space each
 GRACE = 30.0  # seconds beyond a program's own limit after which its whole sandbox is given up
 LAYERS = {
     "namespaces": "namespaces of its own (files, processes, network)",
@@ -214,7 +215,7 @@ def _ask(program: Program, isolation: Isolation, limits: Limits, running: _Runni
         parts = [json.dumps(request), program.text, program.tests]
         frames = [part.encode("utf-8", "surrogatepass") for part in parts]
         message = b"".join(len(frame).to_bytes(8, "big") + frame for frame in frames)
-        # like -I, but for the one variable that makes the order of sets the same every time
+        # like -I, but for the variable that makes the order of sets the same every time
         command = [sys.executable, "-P", "-s", "-S", "-B", "-X", "utf8", "-c", START, str(Path(__file__).parent)]
         command.append(f"judge {os.getpid()}")  # for who looks at a list of processes
         try:
@@ -223,7 +224,7 @@ def _ask(program: Program, isolation: Isolation, limits: Limits, running: _Runni
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={"PYTHONHASHSEED": "0"},
+                env=ENVIRONMENT,
                 cwd="/",
                 start_new_session=True,
             )
