@@ -43,7 +43,7 @@ def find(data: Path, **changes: object) -> Files:
 
 @pytest.mark.parametrize(
     "place",
-    ["", "ceval", "CEval-Exam", "ceval/data", "data", "ceval-exam-main", "ceval/ceval-exam"],
+    ["", "ceval", "CEval-Exam", "ceval/data", "data", "ceval-exam-main", "ceval/CEVAL-exam", "ceval-5c77d07/data"],
 )
 def test_the_folder_itself_its_published_names_and_folders_inside_are_found(tmp_path: Path, place: str) -> None:
     put(tmp_path / place, NAMES)
@@ -56,7 +56,7 @@ def test_the_folder_itself_its_published_names_and_folders_inside_are_found(tmp_
 
 
 @pytest.mark.parametrize("name", ["ceval-exam.zip", "CEVAL.tar", "ceval.tar.gz", "ceval.tgz", "ceval.tar.xz"])
-@pytest.mark.parametrize("root", ["", "data/", "ceval-exam/", "./"])
+@pytest.mark.parametrize("root", ["", "data/", "Ceval-Exam-main/", "./", "any-name/data/"])
 @pytest.mark.parametrize("is_named", [True, False])
 def test_archives_are_read_as_they_are(tmp_path: Path, name: str, root: str, is_named: bool) -> None:
     inside = {root + key: value for key, value in NAMES.items()}
@@ -90,6 +90,11 @@ def test_what_was_looked_for_is_said(tmp_path: Path) -> None:
     put(tmp_path, {"notes.txt": b"x"})
     with pytest.raises(DataError, match=r"neither a folder nor one of \.zip"):
         find(tmp_path / "notes.txt")
+
+
+def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"--data .*File name too long"):
+        find(tmp_path / ("x" * 300))
 
 
 def test_names_that_leave_the_archive_and_links_are_passed_over(tmp_path: Path) -> None:

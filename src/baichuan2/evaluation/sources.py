@@ -6,6 +6,7 @@ are passed over, and what a file may hold is bounded whatever its header says.
 
 import io
 import lzma
+import re
 import tarfile
 import zipfile
 import zlib
@@ -36,11 +37,19 @@ ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 class Files:
     """Files by their names, which are relative and have `/` between their parts.
 
-    `place`: what messages call the whole, a folder or an archive.
+    `place`: what messages call the whole, a folder or an archive. `tops`: the folders directly in it.
     """
 
-    def __init__(self, place: str, has: Callable[[str], bool], opened: Callable[[str], IO[bytes]], names: "Names"):
-        self.place, self._has, self._opened, self._names = place, has, opened, names
+    def __init__(
+        self,
+        place: str,
+        has: Callable[[str], bool],
+        opened: Callable[[str], IO[bytes]],
+        names: "Names",
+        tops: Sequence[str] = (),
+    ) -> None:
+        self.place, self.tops = place, tops
+        self._has, self._opened, self._names = has, opened, names
 
     def has(self, name: str) -> bool:
         """Whether there is a file of that name; with `/` at its end: a folder that holds files."""
@@ -110,11 +119,19 @@ def find_files(
 
     Looked at, in this order: what lies in `data` under one of the names `folders`, as a folder or an archive, whatever
     the case of its letters; then `data` itself, a folder or an archive. In each of these every one of `roots` is tried,
-    the inner folders in which publishers put the files (empty: none).
+    the inner folders in which publishers put the files (empty: none); by itself, in a folder with one of the names, and
+    in the only folder of an archive, as downloads of repositories have it.
 
     Raises:
         DataError: there is none; the message says where was looked, and for what.
     """
+    try:
+        return _find(data, title, folders, roots, expected)
+    except OSError as error:
+        raise DataError(f"--data {data}: {error.filename or data}: {error.strerror or error}") from error
+
+
+def _find(data: Path, title: str, folders: Sequence[str], roots: Sequence[str], expected: Sequence[str]) -> Files:
     if not data.exists():
         raise DataError(f"--data {data}: there is no such folder")
     tried: list[str] = []
@@ -125,11 +142,13 @@ def find_files(
             files = open_archive(place)
         else:
             raise DataError(f"--data {data} is neither a folder nor one of {' '.join(ARCHIVE_ENDINGS)}")
-        for root in (*roots, *(f"{folder}/{root}".rstrip("/") for folder in folders for root in roots)):
-            below = files.below(root)
-            if any(below.has(name) for name in expected):
-                return below
-            if root in roots:
+        wanted = {name.lower() for name in folders}
+        is_only = not place.is_dir() and len(files.tops) == 1
+        for top in ("", *(top for top in files.tops if is_only or _stem(top) in wanted)):
+            for root in roots:
+                below = files.below("/".join(part for part in (top, root) if part))
+                if any(below.has(name) for name in expected):
+                    return below
                 tried.append(below.place)
     places = ", ".join(dict.fromkeys(tried))
     raise DataError(
@@ -147,12 +166,15 @@ def _named(data: Path, folders: Sequence[str]) -> list[Path]:
     for path in data.iterdir():
         name = path.name.lower()
         ending = next((ending for ending in sorted(ARCHIVE_ENDINGS, key=len)[::-1] if name.endswith(ending)), "")
-        stem = name.removesuffix(ending) if path.is_file() else name
-        for branch in ("-main", "-master"):  # as downloads of whole repositories are called
-            stem = stem.removesuffix(branch)
+        stem = _stem(name.removesuffix(ending) if path.is_file() else name)
         if stem in wanted and (path.is_dir() or ending):
             found.append((path.is_file(), wanted.index(stem), path.name, path))
     return [path for *_, path in sorted(found)]
+
+
+def _stem(name: str) -> str:
+    """The name in small letters, without what downloads of whole repositories have behind it: a branch or a commit."""
+    return re.sub(r"-(main|master|[0-9a-f]{7,40})$", "", name.lower())
 
 
 def _folder(root: Path) -> Files:
@@ -162,7 +184,8 @@ def _folder(root: Path) -> Files:
         prefix = f"{folder}/" if folder else ""
         return [prefix + path.name for path in inside if path.name.endswith(ending) and path.is_file()]
 
-    return Files(str(root), lambda name: (root / name).is_file(), lambda name: (root / name).open("rb"), names)
+    tops = sorted(path.name for path in root.iterdir() if path.is_dir())
+    return Files(str(root), lambda name: (root / name).is_file(), lambda name: (root / name).open("rb"), names, tops)
 
 
 def open_archive(path: Path) -> Files:
@@ -194,7 +217,8 @@ def _archive(path: Path, modified: int, size: int) -> Files:
             raise FileNotFoundError(2, "no such file in the archive", name)
         return io.BytesIO(members[name]())
 
-    return Files(str(path), members.__contains__, opened, names)
+    tops = sorted({name.partition("/")[0] for name in members if "/" in name})
+    return Files(str(path), members.__contains__, opened, names, tops)
 
 
 def _in_zip(path: Path) -> dict[str, Callable[[], bytes]]:
