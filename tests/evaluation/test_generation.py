@@ -80,3 +80,18 @@ def test_a_prompt_that_fills_the_context_is_refused_and_leaves_no_thread_behind(
 
 def test_nothing_asked_nothing_written():
     assert list(generate_texts(None, [])) == []
+
+
+def test_prompts_are_made_as_there_is_room_for_them():
+    loaded, _ = golden("rope_h4")
+    made: list[int] = []
+
+    def requests():
+        for number in range(8):
+            made.append(number)
+            yield asked(f"Question: {number}", max_new_tokens=2)
+
+    texts = generate_texts(loaded, requests(), at_once=2)
+    next(texts)
+    assert len(made) <= 5  # two that run, two that wait, and one in the place of the first that ended
+    assert len([*texts]) == 7

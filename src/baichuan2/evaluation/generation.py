@@ -6,10 +6,11 @@ say would change its score.
 """
 
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal
 
 from baichuan2.chat.writer import ReplyWriter
@@ -59,10 +60,11 @@ class Generated:
 
 
 def generate_texts(
-    loaded: "ReadyModel", requests: Sequence[TextRequest], *, at_once: int = AT_ONCE
+    loaded: "ReadyModel", requests: Iterable[TextRequest], *, at_once: int = AT_ONCE
 ) -> Iterator[tuple[int, Generated]]:
     """The text of each request with its index, as soon as it is finished, which is in any order.
 
+    Requests are taken as there is room for them, so that thousands of prompts are not in memory together.
     Each text is the one that its prompt gets alone; where a model rounds several tokens differently than one (a GPU, or
     torch alone, in 16 bits) a close choice can tip. No sampling and no penalties, whatever the checkpoint's own values.
 
@@ -70,15 +72,16 @@ def generate_texts(
         ContextLengthError: a prompt leaves no room for a single token.
         GenerationError: the model failed.
     """
-    if not requests:
+    following: Iterator[tuple[int, TextRequest]] = enumerate(requests)
+    first = list(islice(following, at_once))
+    if not first:
         return
-    at_once = min(at_once, len(requests))
+    following, at_once = chain(first, following), len(first)
     cache_bytes = cache_memory(loaded.model, num_sequences=at_once, kv_cache="same")
     scheduler = Scheduler(loaded.model, max_running=at_once, max_waiting=at_once, cache_bytes=cache_bytes)
     stop_ids = stop_ids_from(loaded.generation_config)
     delivered: Delivered = queue.SimpleQueue()
     open_texts: dict[int, _OpenText] = {}
-    following = iter(enumerate(requests))
     with closing(scheduler):
         while True:
             # some wait behind those that run, so that a place that becomes free is taken at once

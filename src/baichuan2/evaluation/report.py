@@ -191,12 +191,16 @@ def _facts(result: Mapping[str, Any]) -> list[str]:
     lines = [
         f"- Recipe: {result['recipe']}, {result['exactness']}; task version {result['task_version']}, "
         f"template {result['task_digest'][:12]}; source: {result['source']}",
-        f"- Split {result['split']}, {result['shots']} examples, {', '.join(settings)}, seed {result['seed']}"
+        f"- Split {result['split']}, {result['shots']} examples, "
+        + "".join(f"{one}, " for one in settings)
+        + f"seed {result['seed']}"
         + (f"; changed by hand: {changes}" if changes else "")
         + ("; asked in the chat format" if result["chat_format"] else ""),
         f"- Model: {model['name']}, {model['dtype']}, quantisation {model['quantization']}, position numerics "
         f"{model['numerics']}" + (f", adapter {model['adapter']}" if model["adapter"] else ""),
-        f"- Prompts shortened: {result['shortened_prompts']}",
+        f"- Prompts shortened: {result['shortened_prompts']}"
+        + (f"; replies cut off: {result['cut_off_replies']}" if "cut_off_replies" in result else ""),
+        *(f"- By the rule {name}: {100 * share:.2f}" for name, share in result.get("other_rules", {}).items()),
         f"- Made by baichuan2 {software['baichuan2']} (commit {str(software['commit'])[:12]}), torch "
         f"{software['torch']}, transformers {software['transformers']}, on {hardware['processor']}, "
         f"{', '.join(hardware['accelerators']) or 'no accelerator'}; {result['finished']}",

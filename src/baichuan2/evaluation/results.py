@@ -87,6 +87,7 @@ def make_result(plan: SuitePlan, candidate: Candidate, records: Sequence[ItemRec
         "items": len(records),
         "shortened_prompts": sum(_is_shortened(record, recipe.shots) for record in records),
         **_cut_off_replies(records),
+        **_other_rules(records),
         **_averages_fields(found, average),
         "chance": _chance(records, average),
         "groups": _groups(plan, records),
@@ -120,6 +121,17 @@ def _cut_off_replies(records: Sequence[ItemRecord]) -> dict[str, int]:
     """How many texts were cut off by the limit of new tokens, where texts are written."""
     finished = [record.details["finish"] for record in records if "finish" in record.details]
     return {"cut_off_replies": finished.count("length")} if finished else {}
+
+
+def _other_rules(records: Sequence[ItemRecord]) -> dict[str, dict[str, float]]:
+    """By rules that a recipe applies beside its own, such as another way to find the answer: shares of all items."""
+    prefix = "is_right_"
+    names = sorted({name for record in records for name in record.details if name.startswith(prefix)})
+    shares = {
+        name.removeprefix(prefix): sum(record.details.get(name) is True for record in records) / len(records)
+        for name in names
+    }
+    return {"other_rules": shares} if shares else {}
 
 
 def _averages_fields(found: Averages | None, average: str) -> dict[str, Any]:

@@ -44,21 +44,22 @@ def answer_texts(
         SettingsError: the model's context holds no prompt and reply.
         GenerationError: the model failed.
     """
-    fitted = [fit_question(loaded, recipe, question, chat_format=chat_format) for question in questions]
-    requests = [
-        TextRequest(
-            prompt_ids=_framed(prompt, chat_format),
-            max_new_tokens=recipe.max_new_tokens,
-            stop=recipe.stop,
-            is_settled=partial(SETTLED[recipe.settled], question.item) if recipe.settled else None,
-        )
-        for prompt, question in zip(fitted, questions, strict=True)
-    ]
-    for index, generated in generate_texts(loaded, requests, at_once=at_once):
-        record = grade(recipe, questions[index], fitted[index], generated)
-        if log_prompts:
-            record = _with_prompt(record, fitted[index].text)
-        yield record
+    prompts: dict[int, FittedText] = {}  # of the texts that are being written
+
+    def requests() -> Iterator[TextRequest]:
+        for index, question in enumerate(questions):
+            prompt = prompts[index] = fit_question(loaded, recipe, question, chat_format=chat_format)
+            yield TextRequest(
+                prompt_ids=_framed(prompt, chat_format),
+                max_new_tokens=recipe.max_new_tokens,
+                stop=recipe.stop,
+                is_settled=partial(SETTLED[recipe.settled], question.item) if recipe.settled else None,
+            )
+
+    for index, generated in generate_texts(loaded, requests(), at_once=at_once):
+        prompt = prompts.pop(index)
+        record = grade(recipe, questions[index], prompt, generated)
+        yield _with_prompt(record, prompt.text) if log_prompts else record
 
 
 def fit_question(loaded: "ReadyModel", recipe: TextRecipe, question: Question, *, chat_format: bool) -> FittedText:
