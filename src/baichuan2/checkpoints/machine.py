@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import baichuan2
 from baichuan2.checkpoints.memory import main_memory
 
 __all__ = ["describe_hardware", "describe_software"]
@@ -22,8 +21,8 @@ def describe_software() -> dict[str, Any]:
     `commit` ends in `+changes` where files of the package are not as they were committed; None: no checkout.
     """
     return {
-        "baichuan2": baichuan2.__version__,
-        "commit": _commit(Path(baichuan2.__file__).resolve().parent),
+        "baichuan2": _version("baichuan2"),
+        "commit": _commit(Path(__file__).resolve().parents[1]),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
     }

@@ -7,7 +7,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import baichuan2
 from baichuan2.errors import DataError, SettingsError
 from baichuan2.evaluation.choices import Question
 from baichuan2.evaluation.data import asked_subjects, known_subjects, read_examples, read_items
@@ -146,7 +145,7 @@ def _data_folder(task: Task, settings: EvaluationSettings) -> Path:
     """Where a benchmark's files are looked for: --data, or inside this package for what comes with it."""
     shipped = task.details.get("shipped")
     if shipped is not None:
-        return Path(baichuan2.__file__).parent / str(shipped)
+        return Path(__file__).parents[1] / str(shipped)
     if settings.data is None:
         raise SettingsError(f"--data DIR is missing: the folder that holds {task.title} as it is published")
     folder = Path(settings.data).expanduser()
