@@ -60,6 +60,7 @@ ZH = {
         "随机划分、示例与提示词；四选项的集合取了哪些、如何平均。这里全部都取（含 JEC-QA）且等权，"
         "每个集合固定取五题作示例"
     ),
+    ("agieval", "opencompass"): "gaokao-mathqa 中有几个正确字母的题不问；它会问，并且一律算错",
     ("bbh", "official"): "整个方法；提示词文件取自 suzgunmirac/BIG-Bench-Hard，去掉 canary",
     ("jecqa", "official"): (
         "示例、提示词、取了哪些题、如何平均。这里取 AGIEval 中只有一个答案的题，每个集合固定取五题作示例"
@@ -121,6 +122,7 @@ ZH_SOURCES = {
     " (its sets of questions with options; the two without are not here)": (
         "（其中有选项的集合；没有选项的两个不在此处）"
     ),
+    " (its sets that are asked by loss; it lets the others be written)": "（其中按损失提问的集合；其余它让模型写答案）",
     ", whose examples are those of the prompt files": "，示例即提示词文件中的示例",
     ", for a model without a chat template": "，用于没有对话模板的模型",
     ", which asks the questions with four options": "，问的是四选项的题",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from baichuan2.evaluation.items import Item
-from baichuan2.evaluation.prompts import choice_prompt, example_order, fit_prompt
+from baichuan2.evaluation.prompts import answer_text, choice_prompt, example_order, fit_prompt
 from baichuan2.evaluation.task import load_task
 
 
@@ -123,6 +123,26 @@ def test_prompts_of_agieval_by_language_and_with_passage() -> None:
     assert choice_prompt(official.form_of("sat-en"), "SAT English", [english], english).startswith(
         "The following are multiple choice questions (with answers) about SAT English.\n\nq\nA. w\n"
     )
+
+
+def test_prompts_of_agieval_by_opencompass() -> None:
+    # its own code, run on such rows, gives these
+    recipe = load_task("agieval").recipe("opencompass")
+    raw = ["(A)w", "(B)x", "(C)y", "(D)z"]
+    for subject, expected in (
+        (
+            "gaokao-biology",
+            "以下是一道中国高考生物选择题，请选择正确的答案。\n文。问 \n(A)w\n(B)x\n(C)y\n(D)z\n答案是：B",
+        ),
+        (
+            "sat-math",
+            "The following is a SAT Math question. Please select the correct answer.\n"
+            "文。问 \n(A)w\n(B)x\n(C)y\n(D)z\nThe answer is B",
+        ),
+    ):
+        one = item("问 ", subject=subject, passage="文。", raw_options=raw)
+        form = recipe.form_of(subject)
+        assert choice_prompt(form, recipe.titles[subject], (), one) + answer_text(form, one, 1) == expected
 
 
 def test_the_medical_subjects_are_asked_in_their_languages() -> None:
