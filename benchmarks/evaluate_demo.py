@@ -129,7 +129,7 @@ def page(report: Mapping[str, Any]) -> str:
         f"{software}; {hardware}.",
         f"{rows[0]['items']} questions on the facts of the model's own tables; its corpus shows none of them as "
         "multiple choice (`recipes/demo/choices.py`). `demo` compares the four options as texts behind the beginning "
-        "of a sentence; `demo_letters` asks for the letter in C-Eval's layout, which these models never learnt to name. "
+        "of a sentence; `demo_letters` asks for the letter in C-Eval's layout, which these models never learnt. "
         "Score: per cent of all items, with its 95 % interval; chance is 25. By relation: the plain mean of the eleven "
         "relations. Normalised: options compared by their log-probability for each character. Surprise: of the right "
         "option among the four, in nats: 0 is certain, 1.39 a guess; it moves before scores do. Lost, won: items that "
