@@ -82,7 +82,8 @@ def plan_suites(settings: EvaluationSettings) -> tuple[list[SuitePlan], list[str
         try:
             plans.append(plan_suite(name, settings))
         except (SettingsError, DataError) as error:
-            left_out.append(f"{name} is left out: {error}")
+            reason = str(error).partition(": looked for")[0]  # a line each; the suite by itself tells where
+            left_out.append(f"{name} is left out: {reason}")
     if not plans:
         raise DataError(f"none of all suites can be asked, such as: {left_out[0]}")
     return plans, left_out
