@@ -137,7 +137,8 @@ def test_lines_take_turns_and_one_that_fails_leaves_the_others(tmp_path, monkeyp
         order.append(name)
         if name == "int8" and order.count("int8") == 2:
             raise BaichuanError("killed")
-        return turn()
+        seconds = 4.0 if name != "int4" else (1.0, 2.0, 4.0)[order.count("int4") - 1]
+        return turn(decode_seconds=seconds)
 
     monkeypatch.setattr(speed, "_in_child", in_child)
     settings = BenchmarkSettings(shape="7b", layers=1, device="cpu", precisions="int8,int4", scratch=str(tmp_path))
@@ -149,11 +150,14 @@ def test_lines_take_turns_and_one_that_fails_leaves_the_others(tmp_path, monkeyp
     text = markdown(measured)
     assert "## Not measured\n\n- Baichuan 2 int8: killed\n" in text
     assert "25.4 tokens/s, LLaMA-13B 19.4" in text
+    assert (
+        "| Baichuan 2, int4 | 64.0 | 32.00 (16.00 to 64.00) | 2.00 |\n| LLaMA, bfloat16 | 64.0 | 16.00 | 1.00 |" in text
+    )
     assert "published" not in text.partition("## Speed")[0].lower()  # of the whole models alone
     paths = write_benchmark(measured, tmp_path / "out" / "bench")
     assert paths[1].read_text(encoding="utf-8") == text
     written = json.loads(paths[0].read_text(encoding="utf-8"))
-    assert written["lines"][1]["decode"] == asdict(Spread(median=16.0, low=16.0, high=16.0))
+    assert written["lines"][1]["decode"] == asdict(Spread(median=32.0, low=16.0, high=64.0))
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 

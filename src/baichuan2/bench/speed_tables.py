@@ -91,7 +91,11 @@ def _memory(benchmark: Benchmark) -> str:
             )
         )
     header = ["", "weights, GiB", "peak, GiB", *(["published"] if published else []), "load, s", "then first token, s"]
-    what = "of the process, the program itself included" if benchmark.device == "cpu" else "of the device's allocator"
+    what = (
+        "of the process, the program itself included, mapped weights as far as they were read"
+        if benchmark.device == "cpu"
+        else "of the device's allocator"
+    )
     unit = ", whose 16-bit figures are GiB" if published else ""
     note = MEMORY_NOTE.format(what=what, unit=unit)
     if not published:
