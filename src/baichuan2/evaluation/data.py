@@ -102,10 +102,13 @@ def asked_subjects(task: Task, recipe: Any, data: Path, split: str, names: Seque
     """
     known = known_subjects(task, recipe)
     for name in names or ():
-        if name not in known:
-            near = get_close_matches(name.lower(), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-            raise SettingsError(f"--subjects: {task.name} has no {name!r}: {hint}")
+        if name in known:
+            continue
+        if name in task.subjects:
+            raise SettingsError(f"--subjects {name}: this recipe of {task.name} does not ask it, another --recipe may")
+        near = get_close_matches(name.lower(), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+        raise SettingsError(f"--subjects: {task.name} has no {name!r}: {hint}")
     asked = list(dict.fromkeys(names)) if names is not None else known
     needs_examples = recipe.shots and not task.details.get("examples_from_questions")
     for needed in dict.fromkeys((split, task.example_split) if needs_examples else (split,)):
