@@ -111,6 +111,13 @@ CASES = {
         "exited",
         "",
     ),
+    "guesses the word": (
+        "import os\ndef answer():\n    for fd in range(64):\n        try:\n"
+        '            os.write(fd, b\'{"word": "0"}\\n\')\n        except OSError:\n            pass\n',
+        PASSES,
+        "failed",
+        "AssertionError",
+    ),
     "garbage on every channel": (
         "import os\nfor fd in range(64):\n    try:\n        os.write(fd, b'[' * 60000 + b'\\n\\xff\\n7\\n')\n"
         "    except OSError:\n        pass\n",
@@ -178,6 +185,7 @@ CASES = {
     "processes listed": ("import os\nos.listdir('/proc')", PASSES, "error", "FileNotFoundError: "),
     "written outside": (f"open({str(MARK)!r}, 'w')", PASSES, "error", ""),
     "library written": ("import os\nopen(os.__file__, 'a')", PASSES, "error", ""),
+    "root written": ("open('/x', 'w')", PASSES, "error", ""),
     "packages": ("import numpy", PASSES, "error", "ModuleNotFoundError: "),
     "environment": (
         "import os\nassert set(os.environ) <= {'PYTHONHASHSEED', 'MALLOC_ARENA_MAX', 'LC_CTYPE'}\n" + SOUND,
@@ -186,6 +194,12 @@ CASES = {
         "",
     ),
     "socket": ("import socket\nsocket.create_connection(('127.0.0.1', 22))", PASSES, "error", "PermissionError: "),
+    "pair that sends to names": (
+        "import socket\nsocket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
+        PASSES,
+        "error",
+        "PermissionError: ",
+    ),
     "names": ("import socket\nsocket.getaddrinfo('example.org', 80)", PASSES, "error", ""),
     "parent killed": ("import os\nos.kill(os.getppid(), 9)", PASSES, "error", "PermissionError: "),
     "everybody killed": ("import os\nos.kill(-1, 9)", PASSES, "error", "PermissionError: "),
@@ -260,6 +274,7 @@ ALONE = {  # layer: what it stops by itself, and how Python tells
         "this file": "FileNotFoundError",
         "written outside": "FileNotFoundError",
         "library written": "OSError: [Errno 30]" if os.geteuid() == 0 else "PermissionError",
+        "root written": "OSError: [Errno 30]",
         "processes listed": "FileNotFoundError",
         "socket": "OSError: [Errno 101] Network is unreachable",
         "folder too full": "OSError: [Errno 28]",
