@@ -17,14 +17,14 @@ from baichuan2.evaluation.choices import Question
 from baichuan2.evaluation.data import read_examples, read_items
 from baichuan2.evaluation.generation import Generated
 from baichuan2.evaluation.items import Item
-from baichuan2.evaluation.plan import plan_suite
 from baichuan2.evaluation.program_texts import PROGRAMS
 from baichuan2.evaluation.programs import answer_programs, judged
 from baichuan2.evaluation.records import ItemRecord
 from baichuan2.evaluation.run import evaluate
 from baichuan2.evaluation.sandbox.judging import Isolation, Verdict, find_isolation
 from baichuan2.evaluation.task import load_task
-from baichuan2.evaluation.text_prompts import FittedText, text_prompt
+from baichuan2.evaluation.text_prompts import FittedText, example_chooser, text_prompt
+from baichuan2.evaluation.text_recipe import TextRecipe
 from baichuan2.evaluation.texts import grade
 from baichuan2.settings import EvaluationSettings
 from tests.checkpoints.folders import write_folder
@@ -208,9 +208,12 @@ def test_prompts_and_stops_are_those_of_the_harness(suite, data):
     assert asked.item.details["tests"].strip() == answer.render(**rows[asked.item.number]).strip()
 
 
-def _asked(suite: str, recipe: str, data: Path) -> tuple:
-    planned = plan_suite(suite, _settings(suite, data, recipe=recipe))
-    return planned.recipe, planned.questions[0]
+def _asked(suite: str, name: str, data: Path) -> tuple[TextRecipe, Question]:
+    task = load_task(suite)
+    recipe = task.recipe(name)
+    examples = read_examples(task, data, task.split, "main", recipe) if recipe.shots else []
+    item = read_items(task, data, task.split, "main", recipe)[0]
+    return recipe, Question(item, example_chooser(recipe, examples)(item), "")
 
 
 # where a program begins and ends
