@@ -97,6 +97,11 @@ def test_minervas_line_is_taken_as_a_whole(text, answer):
         (r"\sqrt3", r"\sqrt{3}"),
         (r"\boxed{12}", "12"),
         (r"(1,2)", "(1,2)"),
+        ("0,1", "0,1"),  # a pair, not 01
+        ("-1,234,567", "-1234567"),
+        (r"\left(1, 2\right)", r"\left(1,2\right)"),  # whose ft is no unit
+        (r"\sqrt[3]8", r"\sqrt[3]{8}"),
+        (r"2 \text{ and } 3", "2,3"),
     ],
 )
 def test_minervas_form(answer, form):

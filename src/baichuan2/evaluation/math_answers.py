@@ -34,6 +34,12 @@ _UNITS = (
 _WRAPPED = re.compile(r"\\(?:text|textbf|overline)\{([^{}]*)\}")
 _SHORT_FRACTION = re.compile(r"frac([^{])(.)")
 _SHORT_ROOT = re.compile(r"sqrt([^{])")
+_INDEXED_ROOT, _PLAIN_ROOT = re.compile(r"sqrt(\[[^\]]*\])(\w)"), re.compile(r"sqrt(?!\[)([^{])")
+_COMMAND = re.compile(r"(\\[a-zA-Z]+)")
+_DOLLARS = re.compile(r".*?\$(.*?)\$.*")
+_EACH_WRAPPED = [re.compile(rf"\\{name}\{{(.*?)\}}") for name in ("text", "textbf", "overline")]
+_EACH_WRAPPED.append(re.compile(r"\\boxed\{(.*)\}"))
+_THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+")
 _WORD_UNDER_ROOT = re.compile(r"\\sqrt(\w+)")
 _UNIT_AT_END = re.compile(r"\\text\{[^{}]*\}$")
 _BOX = re.compile(r"\\mbox\{[^{}]*\}")
@@ -114,12 +120,33 @@ def minerva_answer(text: str) -> str | None:
 
 
 def minerva_form(answer: str) -> str:
-    """An answer as Minerva's rules write it."""
+    r"""An answer as Minerva's rules write it, with what lm-evaluation-harness 0.4.13 mended in them.
+
+    Units are no part of a LaTeX command: `\left` keeps its ft. Commas go where they part thousands: `0,1` is a pair.
+    """
     if len(answer) > LONGEST:
         return answer
-    answer = _without_words(answer.rsplit("=", maxsplit=1)[-1])
-    answer = _inside_dollars(answer)
-    return _spelled_out(_unwrapped(answer))
+    answer = answer.rsplit("=", maxsplit=1)[-1]
+    for unit in _UNITS:
+        if unit.isalpha():
+            answer = re.sub(rf"(?<!\\)\b{unit}\b", "", answer)
+    for before, after in (*_SPACED, *_WORDS):
+        answer = answer.replace(before, after)
+    for unit in _UNITS:
+        answer = _without_unit(answer, unit) if unit.isalpha() else answer.replace(unit, "")
+    answer = _DOLLARS.sub(r"$\1$", answer)
+    for wrapped in _EACH_WRAPPED:
+        answer = wrapped.sub(r"\1", answer)
+    answer = _SHORT_FRACTION.sub(r"frac{\1}{\2}", answer)
+    answer = _INDEXED_ROOT.sub(r"sqrt\1{\2}", answer)
+    answer = _PLAIN_ROOT.sub(r"sqrt{\1}", answer).replace("$", "")
+    return answer.replace(",", "") if _THOUSANDS.fullmatch(answer) else answer
+
+
+def _without_unit(answer: str, unit: str) -> str:
+    """The answer without a word, which stays where it is part of a LaTeX command."""
+    pieces = _COMMAND.split(answer)  # commands at the odd places
+    return "".join(piece if place % 2 else piece.replace(unit, "") for place, piece in enumerate(pieces))
 
 
 def _opencompass_form(answer: str) -> str:
