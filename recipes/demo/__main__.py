@@ -27,6 +27,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--stages", default=",".join(STAGES[:-1]), help="comma-separated, of: " + " ".join(STAGES))
     parser.add_argument("--position", choices=("rope", "alibi"), default="rope", help="7B-style or 13B-style positions")
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="where everything is written")
+    parser.add_argument(
+        "--only", metavar="TEXT", help="a quick try: Base learns only the documents that hold this text"
+    )
     parser.add_argument("--steps-base", type=int, default=6500, metavar="N", help="training steps of Base")
     parser.add_argument("--steps-chat", type=int, default=6000, metavar="N", help="training steps of Chat")
     parser.add_argument("--minutes-base", type=float, metavar="M", help="instead of --steps-base: time for Base")

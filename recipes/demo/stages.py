@@ -157,7 +157,8 @@ def _make_corpus(paths: Paths, options: argparse.Namespace) -> None:
 
 def _pack(stage: Stage, paths: Paths, source: Path, options: argparse.Namespace) -> None:
     def work() -> None:
-        examples = _documents(paths, source) if stage == "base" else _conversations(paths, source)
+        only = options.only or ""
+        examples = _documents(paths, source, only) if stage == "base" else _conversations(paths, source)
         rows = pack_by_length(examples, seed=options.seed)
         for group in rows:
             num_rows, length = group.input_ids.shape
@@ -168,13 +169,22 @@ def _pack(stage: Stage, paths: Paths, source: Path, options: argparse.Namespace)
             )
         save_rows(rows, paths.rows(stage))
 
-    digest = digest_of([source, paths.tokenizer, RECIPE / "packing.py"], options.seed)
+    chosen = [options.only] if options.only and stage == "base" else []
+    digest = digest_of([source, paths.tokenizer, RECIPE / "packing.py"], options.seed, *chosen)
     run_once(paths.out / f"pack-{stage}.done", digest, [paths.rows(stage)], work)
 
 
-def _documents(paths: Paths, source: Path) -> list[Example]:
+def _documents(paths: Paths, source: Path, only: str) -> list[Example]:
+    """The documents that hold the text `only`."""
     encoder = DocumentEncoder(paths.tokenizer)
-    return [encoder.encode(document) for document in read_documents(source)]
+    documents = [
+        document
+        for document in read_documents(source)
+        if only in (document if isinstance(document, str) else "".join(text for text, _ in document))
+    ]
+    if not documents:
+        raise SystemExit(f"error: --only {only}: no document of Base holds this text")
+    return [encoder.encode(document) for document in documents]
 
 
 def _conversations(paths: Paths, source: Path) -> list[Example]:
