@@ -93,6 +93,10 @@ def test_a_prompt_as_the_message_of_a_user():
     assert [195, *fitted.ids, 196] == asked
     [plain] = answer_texts(loaded, recipe(), [question])
     assert plain.output != record.output
+    long = Question(item("a b " * 200), [], "")
+    lengths = [len(fit_question(loaded, recipe(), long, chat_format=form).ids) for form in (False, True)]
+    context = loaded.model.config.model_max_length
+    assert lengths == [context - 5, context - 5 - 2], "the two tokens of the frame have their place"
 
 
 def test_the_reply_never_claims_more_than_half_of_the_context():
