@@ -85,7 +85,11 @@ def test_medmcqa_counts_from_one_or_from_zero_as_the_file_shows(
         (read_agieval, lines(AGI | {"label": [["A"]]}), r"line 1 answer: expected a letter"),
         (read_agieval, lines(AGI | {"options": {"A": "a"}}), r"line 1 options: expected a list of at most 10"),
         (read_agieval, lines(AGI | {"options": ["(A)a", None]}), r"line 1 B: expected the text of an option, got None"),
-        (read_agieval, lines(AGI | {"options": ["(A)a", ""]}), r"line 1 B: expected the text of an option, got ''"),
+        (
+            read_agieval,
+            lines(AGI | {"options": ["(A)a", "", "c", ""]}),
+            r"line 1 D: expected the text of an option, got ''",
+        ),
         (read_agieval, lines(AGI | {"question": None}), r"line 1 question: expected a text, got None"),
         (read_agieval, lines(AGI | {"passage": ["p"]}), r"line 1 passage: expected a text or null"),
         (read_gaokao, "[]", r"x\.jsonl has no list called example"),

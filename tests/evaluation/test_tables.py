@@ -59,6 +59,12 @@ def test_full_width_letters_and_spaces_are_answers(tmp_path: Path) -> None:
     assert [item.answer for item in items] == [2, 1]
 
 
+def test_one_empty_option_is_asked_and_warned_of(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"row 2 \(line 2\) B: the option is empty; it is asked as it stands"):
+        items = read(tmp_path, read_ceval, CEVAL + "0,q,a,,c,d,A\n")
+    assert items[0].options == ("a", "", "c", "d")
+
+
 @pytest.mark.parametrize(
     ("reader", "text", "message"),
     [
@@ -69,7 +75,7 @@ def test_full_width_letters_and_spaces_are_answers(tmp_path: Path) -> None:
         (read_ceval, CEVAL + "0,q,a,b,c,d,AB\n", r"answer: expected a letter from A to D, got 'AB'"),
         (read_ceval, CEVAL + "0,q,a,b,c,d,\n", r"answer: expected a letter from A to D, got ''"),
         (read_ceval, CEVAL + "0,q,a,b,c,d,b\n", r"answer: expected a letter from A to D, got 'b'"),
-        (read_ceval, CEVAL + "0,q,a,,c,d,A\n", r"row 2 \(line 2\) B: expected the text of an option, got ''"),
+        (read_ceval, CEVAL + "0,q,a,,c,,A\n", r"row 2 \(line 2\) D: expected the text of an option, got ''"),
         (read_ceval, CEVAL + "0, ,a,b,c,d,A\n", r"question: expected a text, got ' '"),
         (read_ceval, CEVAL + "0,q,a,b,c,A\n", r"row 2 \(line 2\) has 6 cells, the header 7"),
         (read_ceval, CEVAL + '0,"q\nq",a,b,c,d,A\n1,q,a,b,c,d,e,A\n', r"row 3 \(line 4\) has 8 cells, the header 7"),

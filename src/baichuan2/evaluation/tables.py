@@ -6,6 +6,7 @@ Texts stay as they are: `None` is a text, not a missing value, as some readers o
 import ast
 import csv
 import io
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -158,12 +159,19 @@ def _item(row: Row, columns: Mapping[str, int], subject: str, number: str) -> It
 
 
 def check_item(place: str, question: object, options: Sequence[object]) -> None:
-    """Raises DataError unless there are a question and options, all of them texts, none of them empty."""
+    """Raises DataError unless there are a question and options, all of them texts, and more than one with a word in it.
+
+    A single empty option is warned of: others' evaluations ask such a question too, and a score must be of all items.
+    """
     if not isinstance(question, str) or not question.strip():
         raise DataError(f"{place} question: expected a text, got {question!r:.60}")
+    empty = ""
     for letter, option in zip(LETTERS, options, strict=False):
-        if not isinstance(option, str) or not option:
+        if not isinstance(option, str) or (not option.strip() and (empty or len(options) < 3)):
             raise DataError(f"{place} {letter}: expected the text of an option, got {option!r:.60}")
+        empty = empty if option.strip() else letter
+    if empty:
+        warnings.warn(f"{place} {empty}: the option is empty; it is asked as it stands", stacklevel=2)
 
 
 def answer_index(place: str, answer: object, count: int) -> int:
