@@ -27,6 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--training", type=Path, required=True, metavar="DIR", help="--out of the recipe")
     parser.add_argument("--suite", default="demo", metavar="NAMES", help="what is evaluated (default: %(default)s)")
+    parser.add_argument("--subjects", metavar="NAMES", help="only these, as of baichuan2 evaluate")
     parser.add_argument("--data", type=Path, metavar="DIR", help="of suites that need some")
     parser.add_argument("--tokens-per-step", type=int, default=2048, metavar="N", help="of the recipe (%(default)s)")
     parser.add_argument("--training-command", metavar="TEXT", help="for the page, where it was another one")
@@ -43,6 +44,8 @@ def main() -> int:
     checkpoints = options.training / "rope" / "base-checkpoints"
     results = options.training / "results"
     command = ["baichuan2", "evaluate", options.suite, "--revisions", str(checkpoints), "--output-dir", str(results)]
+    if options.subjects is not None:
+        command += ["--subjects", options.subjects]
     if options.data is not None:
         command += ["--data", str(options.data)]
     environment = {**os.environ, "BAICHUAN2_LANGUAGE": "en"}
@@ -50,7 +53,8 @@ def main() -> int:
     if done.returncode != 0:
         return done.returncode
     dynamics = json.loads((results / "dynamics.json").read_text(encoding="utf-8"))
-    losses = json.loads((options.training / "losses-rope.json").read_text(encoding="utf-8"))["base"]
+    noted = options.training / "losses-rope.json"  # written at the end of a stage
+    losses = json.loads(noted.read_text(encoding="utf-8"))["base"] if noted.exists() else []
     result = json.loads(next(results.glob("checkpoint-*/*/result.json")).read_text(encoding="utf-8"))
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     facts = {
@@ -78,7 +82,7 @@ def page_text(facts: dict[str, Any], table: str, picture: str) -> str:
     """The page of one run."""
     software, hardware = facts["software"], facts["hardware"]
     rows = [
-        f"| {step:,} | {step * facts['tokens_per_step'] / 1e6:.1f} | {loss:.3f} |"
+        f"| {step:,} | {step * facts['tokens_per_step']:,} | {loss:.3f} |"
         for step, loss in losses_at(facts["dynamics"]["points"], facts["losses"])
     ]
     parts = [
@@ -87,9 +91,9 @@ def page_text(facts: dict[str, Any], table: str, picture: str) -> str:
         *([facts["note"]] if facts["note"] else []),
         f"![scores over the training steps]({picture})",
         table.strip(),
-        "\n".join(["| steps | places learnt from, millions | training loss |", "| ---: | ---: | ---: |", *rows]),
-        "The loss is the mean of the last 50 steps or fewer, nats per token that has a target. Evaluated on "
-        f"{hardware['processor']}, baichuan2 {software['baichuan2']}, commit {software['commit']}, torch "
+        *(["\n".join(["| steps | places | training loss |", "| ---: | ---: | ---: |", *rows])] if rows else []),
+        *(["The loss is the mean of up to 50 steps before, nats per token that has a target."] if rows else []),
+        f"Evaluated on {hardware['processor']}, baichuan2 {software['baichuan2']}, commit {software['commit']}, torch "
         f"{software['torch']}.",
     ]
     return "\n\n".join(parts) + "\n"

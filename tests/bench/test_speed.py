@@ -186,17 +186,20 @@ def test_a_signal_ends_children_and_removes_what_was_written(number, tmp_path) -
     process = subprocess.Popen(
         [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "measuring" in line or "测量" in line:
-            break
-    deadline = time.monotonic() + 60
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while not children.read_text() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    child = int(children.read_text().split()[0])
-    os.kill(process.pid, number)
-    assert process.wait(timeout=60) == 128 + number
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "measuring" in line or "测量" in line:
+                break
+        deadline = time.monotonic() + 60
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not children.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        child = int(children.read_text().split()[0])
+        os.kill(process.pid, number)
+        assert process.wait(timeout=60) == 128 + number
+        assert list(tmp_path.iterdir()) == []
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+    finally:
+        process.kill()

@@ -11,7 +11,7 @@ import pytest
 
 from baichuan2.errors import CheckpointError, SettingsError
 from baichuan2.evaluation import revisions
-from baichuan2.evaluation.dynamics import PUBLISHED, Dynamics, Point, make_figure, published_score, table
+from baichuan2.evaluation.dynamics import BILLIONS, PUBLISHED, Dynamics, Point, make_figure, published_score, table
 from baichuan2.evaluation.revisions import OFFICIAL, evaluate_revisions, find_revisions
 from baichuan2.settings import EvaluationSettings, LoadSettings
 from tests.checkpoints.folders import write_folder
@@ -191,6 +191,18 @@ def test_the_published_curve() -> None:
     assert published_score("mmlu", 230) is None
     assert published_score("bbh", 220) is None
     assert {len(values) for values in PUBLISHED.values()} == {12}
+
+
+REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "baichuan2.md"
+
+
+@pytest.mark.skipif(not REFERENCE.is_file(), reason="the collected facts are not beside this checkout")
+def test_the_published_curve_is_the_one_that_was_read_off_the_chart() -> None:
+    text = REFERENCE.read_text(encoding="utf-8").partition("5-shot scores [chart]:")[2]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.strip().splitlines()[:5]]
+    assert rows[0][1:] == [str(place) for place in BILLIONS]
+    found = {row[0].lower().replace("-", ""): tuple(map(float, row[1:])) for row in rows[2:]}
+    assert found == PUBLISHED
 
 
 def test_the_picture_and_the_table_show_what_was_measured() -> None:
