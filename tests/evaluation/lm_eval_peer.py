@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -44,21 +44,51 @@ class PeerSample:
 
 
 class Peer:
-    """The harness with one model. `max_length`: where it cuts prompts from the left."""
+    """The harness with a model of its own kind. `folder`: for what it writes."""
 
-    def __init__(self, model: Any, tokenizer: Any, folder: Path, *, max_length: int, batch_size: int = 2) -> None:
+    def __init__(self, model: Any, folder: Path) -> None:
+        self.model, self.folder = model, folder
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, folder: Path, *, max_length: int) -> Self:
+        """With a model of the framework. `max_length`: where prompts are cut from the left."""
         from lm_eval.models.huggingface import HFLM
 
-        self.folder = folder
-        self.model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length)
+        return cls(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2, max_length=max_length), folder)
+
+    @classmethod
+    def scripted(cls, replies: Sequence[str], folder: Path) -> Self:
+        """With one that writes these replies, one for each item."""
+        from lm_eval.api.model import LM
+
+        class Script(LM):
+            def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+                assert len(requests) == len(replies)
+                return list(replies)
+
+            def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+                raise NotImplementedError
+
+            def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
+                raise NotImplementedError
+
+        return cls(Script(), folder)
 
     def ask(
-        self, task: str, path: str, rows: Mapping[str, Rows], *, shots: int | None = None, limit: int | None = None
+        self,
+        task: str,
+        path: str,
+        rows: Mapping[str, Rows],
+        *,
+        shots: int | None = None,
+        limit: int | None = None,
+        new_tokens: int | None = None,
+        changes: Mapping[str, Any] | None = None,
     ) -> list[PeerSample]:
         """One sample for each of the first `limit` items.
 
         `task`: its name there. `path`: of its file, below the harness's tasks. `rows`: of each split that it names.
-        `shots`: None: its own.
+        `shots`, `new_tokens`: None: its own. `changes`: in its file, of what is not the same from run to run.
         """
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
@@ -66,7 +96,7 @@ class Peer:
         folder = self.folder / task
         folder.mkdir(parents=True)
         files = {split: str(_write(folder / f"{split}.jsonl", content)) for split, content in rows.items()}
-        source = {"dataset_path": "json", "dataset_name": None}
+        source: dict[str, Any] = {"dataset_path": "json", "dataset_name": None, **(changes or {})}
         source["dataset_kwargs"] = {"data_files": files, "cache_dir": str(self.folder / "cache")}
         # JSON is YAML; the names of files may hold what YAML would read otherwise
         (folder / "task.yaml").write_text(json.dumps({"include": str(tasks_folder() / path), **source}))
@@ -77,6 +107,7 @@ class Peer:
             num_fewshot=shots,
             limit=limit,
             bootstrap_iters=0,
+            gen_kwargs=None if new_tokens is None else {"max_gen_toks": new_tokens},
             confirm_run_unsafe_code=True,
         )
         assert results is not None

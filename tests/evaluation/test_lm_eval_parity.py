@@ -81,14 +81,14 @@ def test_suites_with_examples(long: Any, tmp_path: Path, case: str) -> None:
     task, path, read = CHOICES[case]
     suite, subject = case.split()
     rows = {split: read(subject, split) for split in ("dev", "val" if suite == "ceval" else "test")}
-    peer = Peer(long.model, long.tokenizer, tmp_path, max_length=LONG)
+    peer = Peer.of(long.model, long.tokenizer, tmp_path, max_length=LONG)
     samples = peer.ask(task, path, rows, shots=3, limit=2)
     assert_same_choices(ours(long, tmp_path, suite, subjects=subject, shots=3, limit=2), samples)
 
 
 def test_a_prompt_that_is_too_long_loses_its_beginning(loaded: Any, tmp_path: Path) -> None:
     rows = {split: hub_rows.mmlu("anatomy", split) for split in ("dev", "test")}
-    peer = Peer(loaded.model, loaded.tokenizer, tmp_path, max_length=SHORT)
+    peer = Peer.of(loaded.model, loaded.tokenizer, tmp_path, max_length=SHORT)
     samples = peer.ask("mmlu_anatomy", "mmlu/default/mmlu_anatomy.yaml", rows, shots=5, limit=2)
     records = ours(loaded, tmp_path, "mmlu", subjects="anatomy", shots=5, limit=2)
     assert all(record.details["cut"] > 0 and record.prompt_tokens == SHORT for record in records)
@@ -98,7 +98,7 @@ def test_a_prompt_that_is_too_long_loses_its_beginning(loaded: Any, tmp_path: Pa
 @pytest.mark.parametrize("subject", ["gaokao-biology", "sat-math", "lsat-lr"])  # without and with passages
 def test_agieval_compares_the_options_as_texts(long: Any, tmp_path: Path, subject: str) -> None:
     task = f"agieval_{subject.replace('-', '_')}"
-    peer = Peer(long.model, long.tokenizer, tmp_path, max_length=LONG)
+    peer = Peer.of(long.model, long.tokenizer, tmp_path, max_length=LONG)
     samples = peer.ask(task, f"agieval/{subject}.yaml", {"test": hub_rows.agieval(subject)}, limit=2)
     records = ours(long, tmp_path, "agieval", subjects=subject, limit=2)
     assert_same_choices(records, samples)
@@ -109,13 +109,13 @@ def test_agieval_compares_the_options_as_texts(long: Any, tmp_path: Path, subjec
 def test_jecqa_where_several_answers_are_right(long: Any, tmp_path: Path) -> None:
     rows = hub_rows.agieval("jec-qa-kd", folder="jecqa_agieval_layout")
     assert any(len(row["gold"]) > 1 for row in rows)
-    peer = Peer(long.model, long.tokenizer, tmp_path, max_length=LONG)
+    peer = Peer.of(long.model, long.tokenizer, tmp_path, max_length=LONG)
     samples = peer.ask("agieval_jec_qa_kd", "agieval/jec-qa-kd.yaml", {"test": rows})
     assert_same_choices(ours(long, tmp_path, "jecqa", subjects="jec-qa-kd"), samples)
 
 
 def test_medmcqa(long: Any, tmp_path: Path) -> None:
-    peer = Peer(long.model, long.tokenizer, tmp_path, max_length=LONG)
+    peer = Peer.of(long.model, long.tokenizer, tmp_path, max_length=LONG)
     rows = hub_rows.medmcqa()
     samples = peer.ask("medmcqa", "medmcqa/medmcqa.yaml", {"train": rows, "validation": rows}, shots=0)
     assert_same_choices(ours(long, tmp_path, "medmcqa"), samples)
@@ -135,7 +135,7 @@ def test_medqa_with_four_options(long: Any, tmp_path: Path) -> None:
         for row in rows
     ]
     (data / "phrases_no_exclude_test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    peer = Peer(long.model, long.tokenizer, tmp_path, max_length=LONG)
+    peer = Peer.of(long.model, long.tokenizer, tmp_path, max_length=LONG)
     splits = {"train": rows, "validation": rows, "test": rows}
     samples = peer.ask("medqa_4options", "medqa/medqa.yaml", splits, shots=0)
     assert_same_choices(ours(long, tmp_path, "medqa_usmle", data=tmp_path), samples)
