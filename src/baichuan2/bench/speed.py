@@ -180,10 +180,7 @@ def _take_turns(variants: Sequence[Variant], settings: BenchmarkSettings, stage:
                 index = (place + number) % len(variants)
                 task = variants[index].task
                 if task is not None and problems[index] is None:
-                    try:
-                        taken[index].append(_in_child(task))
-                    except BaichuanError as error:
-                        problems[index] = str(error)
+                    problems[index] = _try(task, taken[index])
                 done += 1
                 progress(done, total)
     return [
@@ -199,6 +196,15 @@ def _take_turns(variants: Sequence[Variant], settings: BenchmarkSettings, stage:
         )
         for variant, turns, problem in zip(variants, taken, problems, strict=True)
     ]
+
+
+def _try(task: Task, turns: list[Turn]) -> str | None:
+    """Adds one turn; what went wrong, if anything."""
+    try:
+        turns.append(_in_child(task))
+    except BaichuanError as error:
+        return str(error)
+    return None
 
 
 def _in_child(task: Task) -> Turn:
