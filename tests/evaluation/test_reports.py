@@ -107,6 +107,11 @@ def test_a_submission_has_the_official_shape():
         ({**SEVEN, "name": "mine"}, ("Baichuan2-7B-Base", False)),
         ({**SEVEN, "name": "my-chat", "hidden_size": 5120, "layers": 40}, ("Baichuan2-13B-Chat", False)),
         ({**SEVEN, "adapter": "law-lora"}, ("Baichuan2-7B-Base", False)),
+        ({**SEVEN, "quantization": "int4"}, ("Baichuan2-7B-Base", False)),
+        ({**SEVEN, "quantization": "none"}, ("Baichuan2-7B-Base", True)),
+        ({"name": "x/Baichuan2-7B-Chat-4bits", "quantization": "nf4"}, ("Baichuan2-7B-Chat-4bits", True)),
+        ({"name": "me/Baichuan2-7B-Base-law"}, ("Baichuan2-7B-Base", False)),
+        ({"name": "out/Baichuan2-13B-Chat-int8"}, ("Baichuan2-13B-Chat", False)),
         ({"name": "demo-base", "hidden_size": 256, "layers": 8, "vocabulary": 4096}, None),
     ],
 )

@@ -12,9 +12,10 @@ from baichuan2.evaluation import candidate, processes, report
 from baichuan2.evaluation.candidate import candidate_of, find_candidate, folder_name
 from baichuan2.evaluation.plan import plan_suite
 from baichuan2.evaluation.run import evaluate, evaluate_suite
-from baichuan2.settings import LoadSettings
+from baichuan2.evaluation.task import load_task
+from baichuan2.settings import EvaluationSettings, LoadSettings
 from tests.checkpoints.folders import write_folder
-from tests.evaluation.small_suite import LOAD, Listener, settings_for, write_ceval
+from tests.evaluation.small_suite import LOAD, SUBJECTS, Listener, settings_for, write_ceval
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,24 @@ def test_weights_that_differ_in_one_place_are_another_model(models, tmp_path):
     content[-1] ^= 1
     weights.write_bytes(content)
     assert find_candidate(replace(LOAD, model=str(copy))).identity != first
+
+
+def test_only_a_limit_that_leaves_items_out_makes_a_result_partial(data):
+    values = {"data": str(data), "subjects": ",".join(SUBJECTS), "shots": 2}
+    everything = replace(load_task("ceval").recipe("official"), subjects=SUBJECTS)
+    found = []
+    for limit in (None, 3, 4, 9):
+        plan = plan_suite("ceval", EvaluationSettings(**values, limit=limit))
+        found.append((plan.num_left_out, replace(plan, recipe=everything).is_partial))
+    assert found == [(0, False), (2, True), (0, False), (0, False)]
+
+
+def test_a_process_that_shares_with_nobody_is_the_first(monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert processes.is_first()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert not processes.is_first()
 
 
 def test_the_split_without_answers_gives_a_submission(data, tmp_path, load):

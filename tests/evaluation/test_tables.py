@@ -35,6 +35,13 @@ def test_ceval_test_has_no_answers(tmp_path: Path) -> None:
         read(tmp_path, read_ceval, text, "law_val.csv")
 
 
+def test_a_column_of_empty_answers_in_ceval_test_holds_none(tmp_path: Path) -> None:
+    items = read(tmp_path, read_ceval, CEVAL + "0,q,a,b,c,d,\n1,q,a,b,c,d,\n", "law_test.csv")
+    assert [item.answer for item in items] == [None, None]
+    with pytest.raises(DataError, match=r"row 3 \(line 3\) answer: expected a letter"):
+        read(tmp_path, read_ceval, CEVAL + "0,q,a,b,c,d,A\n1,q,a,b,c,d,\n", "law_test.csv")
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_line_ends_and_byte_order_marks_change_nothing(tmp_path: Path, end: str, mark: str) -> None:

@@ -38,6 +38,8 @@ class SuitePlan:
     questions: Sequence[Question]
     data: Mapping[str, str]
     settings: EvaluationSettings
+    num_left_out: int = 0
+    """Items that the limit leaves out."""
     isolation: Isolation | None = None
     """What keeps apart the programs that a model writes, for suites that run them."""
 
@@ -49,7 +51,7 @@ class SuitePlan:
     @property
     def is_partial(self) -> bool:
         """Whether it asks less than the benchmark holds."""
-        return self.settings.limit is not None or set(self.data) != set(known_subjects(self.task, self.recipe))
+        return self.num_left_out > 0 or set(self.data) != set(known_subjects(self.task, self.recipe))
 
     def identity(self) -> dict[str, Any]:
         """All that decides what is asked and how it is scored, plain values, but for which items are asked."""
@@ -103,12 +105,14 @@ def plan_suite(name: str, settings: EvaluationSettings) -> SuitePlan:
     folder, split = _data_folder(task, settings), settings.split or task.split
     questions: list[Question] = []
     digests: dict[str, str] = {}
+    num_left_out = 0
     for subject in asked_subjects(task, recipe, folder, split, settings.subject_names):
         items = read_items(task, folder, split, subject, recipe)
         examples = read_examples(task, folder, split, subject, recipe) if recipe.shots else []
         title = recipe.titles.get(subject, task.subjects[subject].title)
         digests[subject] = _digest(items, examples)
         choose = _chooser(recipe, examples, may_ask_them=split == task.example_split)
+        num_left_out += len(items[settings.limit :]) if settings.limit is not None else 0
         for item in items[: settings.limit]:
             chosen = choose(item)
             if len(chosen) < recipe.shots:
@@ -126,6 +130,7 @@ def plan_suite(name: str, settings: EvaluationSettings) -> SuitePlan:
         questions=questions,
         data=digests,
         settings=settings,
+        num_left_out=num_left_out,
         isolation=isolation,
     )
 

@@ -39,8 +39,9 @@ _groups: list[Any] = []  # the one by which the processes wait for each other, o
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
-    return _number("RANK", 0)
+    """The number of this process, from 0. A process that shares with nobody is the first, whatever RANK says."""
+    number = _number("RANK", 0)
+    return number if num_processes() > 1 else 0
 
 
 def num_processes() -> int:

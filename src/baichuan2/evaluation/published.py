@@ -21,15 +21,17 @@ SHAPES = {(4096, 32, 125_696): "Baichuan2-7B", (5120, 40, 125_696): "Baichuan2-1
 
 
 def released_name(model: Mapping[str, Any]) -> tuple[str, bool] | None:
-    """The released model that a result's model is by its name, or by its shape; the second value: by its name.
+    """The released model that a result's model is by its name, or by its shape; the second value: whether it is that.
 
-    A model of a released shape under another name is a descendant of some kind, so its row is something to compare
-    with, not something to reach. None: neither.
+    A model of a released shape under another name, even a longer one, with an adapter or in fewer bits is a descendant
+    of some kind, so its row is something to compare with, not something to reach. None: neither.
     """
     given = str(model.get("name", "")).lower()
     for name in RELEASED:
         if name.lower() in given:
-            return name, model.get("adapter") is None
+            is_whole = given.replace("\\", "/").rstrip("/").rpartition("/")[2] == name.lower()
+            is_quantized = model.get("quantization", "none") != "none" and not name.endswith("4bits")
+            return name, is_whole and not is_quantized and model.get("adapter") is None
     size = SHAPES.get((model.get("hidden_size"), model.get("layers"), model.get("vocabulary")))  # type: ignore[arg-type]
     return None if size is None else (f"{size}-{'Chat' if 'chat' in given else 'Base'}", False)
 

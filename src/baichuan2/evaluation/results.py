@@ -113,8 +113,8 @@ def submission(records: Iterable[ItemRecord]) -> dict[str, dict[str, str]]:
 
 
 def _is_shortened(record: ItemRecord, shots: int) -> bool:
-    """Whether a limit took examples, or tokens from the left, from the prompt of an item."""
-    return record.shots < shots or bool(record.details.get("cut"))
+    """Whether a limit took examples, the header, or tokens from the left, from the prompt of an item."""
+    return record.shots < shots or record.details.get("header") is False or bool(record.details.get("cut"))
 
 
 def _cut_off_replies(records: Sequence[ItemRecord]) -> dict[str, int]:
