@@ -64,6 +64,7 @@ def test_the_list_names_every_suite(capsys):
     assert main(["evaluate", "list", "--language", "en"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("ceval", "mmlu", "cmmlu", "jecqa"))
+    assert out.splitlines()[2].split() == ["suite", "recipe", "further", "recipes", "shots"]  # no scores here
     assert main(["evaluate", "list", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {"ceval", "mmlu", "cmmlu", "jecqa"} <= {row["suite"] for row in rows}

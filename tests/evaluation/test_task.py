@@ -136,6 +136,15 @@ def test_published_values_are_those_of_known_suites() -> None:
     assert load_task("mmlu").digest != load_task("cmmlu").digest
 
 
+def test_what_all_suites_share_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or read_bytes(path))
+    for name in ("ceval", "mmlu", "cmmlu"):
+        assert load_task.__wrapped__(name) == load_task(name)
+    assert read.count("published.yaml") <= 1
+
+
 def test_unknown_names_are_told_with_the_nearest() -> None:
     with pytest.raises(SettingsError, match=r"unknown suite 'c-eval': did you mean ceval\?"):
         load_task("c-eval")

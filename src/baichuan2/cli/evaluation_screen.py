@@ -170,7 +170,7 @@ def print_suites(words: EvaluationWords, *, is_json: bool) -> None:
 
     from baichuan2.evaluation.task import load_task, task_names
 
-    table = _table([words.suite, "", words.score, words.list_recipes], (words.shots,))
+    table = _table([words.suite, "", words.recipe, words.list_recipes], (words.shots,))
     names = task_names()
     for name in names:
         task = load_task(name)

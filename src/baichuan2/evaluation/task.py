@@ -84,20 +84,27 @@ def load_task(name: str) -> Task:
     Raises:
         SettingsError: there is none.
     """
-    import yaml
-
     if name not in task_names():
         near = get_close_matches(name.lower(), task_names(), n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise SettingsError(f"unknown suite {name!r}: {hint}use one of {', '.join(task_names())}")
-    content = (files("baichuan2.evaluation") / "tasks" / f"{name}.yaml").read_bytes()
-    values: dict[str, Any] = yaml.safe_load(content)
+    content, values = _read_yaml(f"tasks/{name}.yaml")
     subjects = {
         key: Subject(title=row["title"], groups=tuple(row.get("groups", ()))) for key, row in values["subjects"].items()
     }
     recipe_class = RECIPES[values.get("kind", "choice")]
     recipes = {key: recipe_class.from_values(row) for key, row in values["recipes"].items()}
-    published = yaml.safe_load((files("baichuan2.evaluation") / "published.yaml").read_bytes())
+    _, published = _read_yaml("published.yaml")
     digest = sha256(content).hexdigest()
     made = {"subjects": subjects, "recipes": recipes, "digest": digest, "published": published.get(name, {})}
     return Task(**{**values, **made})
+
+
+@cache
+def _read_yaml(path: str) -> tuple[bytes, dict[str, Any]]:
+    """A file of this package: its bytes, and what they hold."""
+    import yaml
+
+    content = files("baichuan2.evaluation").joinpath(path).read_bytes()
+    # the loader in Python takes ten times as long, and may be the only one
+    return content, yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from baichuan2.errors import SettingsError
-from baichuan2.settings.fields import check_bounds, flag_name, setting
+from baichuan2.settings.fields import check_bounds, flag_name, language_setting, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +74,7 @@ class EvaluationSettings:
         "programs that the model writes (humaneval, mbpp): refuse to run them; sandbox: each in a process without your "
         "files, without network, within limits; weaker: also where this machine lacks a part of that",
     )
-    language: Literal["auto", "zh", "en"] = setting(
-        "auto", "language of the program's own words; auto: from the locale", environment="BAICHUAN2_LANGUAGE"
-    )
+    language: Literal["auto", "zh", "en"] = language_setting()
 
     def __post_init__(self) -> None:
         check_bounds(self)
