@@ -34,6 +34,12 @@ def test_a_chat_imports_what_it_needs_and_leaves_it_out_of_collections():
     assert done.returncode == 0, done.stderr
 
 
+def test_results_are_read_and_compared_without_torch():
+    probe = "import sys, baichuan2.evaluation.compare, baichuan2.evaluation.report; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def unfrozen():
     """Takes what the tests freeze back, so that it is looked at again."""

@@ -11,7 +11,7 @@ from baichuan2.errors import DataError, SettingsError
 from baichuan2.evaluation.compare import compare_folders, comparison_text, write_comparison
 from baichuan2.evaluation.published import published_beside, released_name
 from baichuan2.evaluation.records import ItemRecord
-from baichuan2.evaluation.report import draw_scores, read_results, report_text, write_report
+from baichuan2.evaluation.report import draw_scores, make_figure, read_results, report_text, write_report
 from baichuan2.evaluation.results import averages, submission
 from baichuan2.evaluation.suite_folder import SuiteFolder
 from baichuan2.evaluation.task import load_task
@@ -157,6 +157,13 @@ def test_a_picture_takes_results_without_scores_and_bleu():
     text = report_text([bleu, without], has_picture=False)
     assert "**13.20** | 11.00 to 15.00" in text
     assert "no answers" in text
+
+
+def test_a_picture_names_its_models():
+    results = [result_of(FIRST, model={"name": name}) for name in ("Baichuan2-7B$_{", "模型", "Baichuan2-7B$_{")]
+    (axes,) = make_figure(results).axes
+    assert axes.get_title() == "Baichuan2-7B$_{, ??"
+    assert draw_scores(results).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("content", [None, "stopped", "old"])

@@ -10,7 +10,7 @@ from baichuan2.evaluation.results import FORMAT
 from baichuan2.evaluation.suite_folder import RESULT, SuiteFolder, write_whole
 from baichuan2.optional import require
 
-__all__ = ["draw_scores", "read_results", "report_text", "scale", "table_lines", "write_report"]
+__all__ = ["draw_scores", "make_figure", "read_results", "report_text", "scale", "table_lines", "write_report"]
 
 PAGE, PICTURE = "report.md", "report.png"
 FIELDS = (
@@ -78,8 +78,7 @@ def write_report(folder: Path) -> tuple[Path, str | None]:
 
 def report_text(results: Sequence[Mapping[str, Any]], *, has_picture: bool) -> str:
     """The results as Markdown: scores beside published ones, then what each was made by."""
-    names = list(dict.fromkeys(str(result["model"]["name"]) for result in results))
-    lines = [f"# {_cell(', '.join(names))}", ""]
+    lines = [f"# {_cell(_models(results))}", ""]
     lines += table_lines(
         ("suite", "items", "shots", "score", "95 %", "by subject", "by item", "chance", "published", "difference"),
         [_score_row(result) for result in results],
@@ -105,7 +104,18 @@ def report_text(results: Sequence[Mapping[str, Any]], *, has_picture: bool) -> s
 
 
 def draw_scores(results: Sequence[Mapping[str, Any]]) -> bytes:
-    """A bar for each suite with its interval, what chance gives and what is published, as a PNG picture.
+    """What `make_figure` draws, as a PNG picture.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    content = io.BytesIO()
+    make_figure(results).savefig(content, format="png", dpi=120)
+    return content.getvalue()
+
+
+def make_figure(results: Sequence[Mapping[str, Any]]) -> Any:
+    """A bar for each suite with its interval, what chance gives and what is published, as matplotlib's figure.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -116,6 +126,8 @@ def draw_scores(results: Sequence[Mapping[str, Any]]) -> bytes:
     known = [result for result in results if result["score"] is not None]
     figure = Figure(figsize=(max(4.5, 1.6 + 0.75 * len(known)), 4), layout="constrained")
     axes = figure.add_subplot(ylabel="score", ylim=(0, 100))
+    # the picture's own font knows no Chinese, and a dollar sign would begin a formula
+    axes.set_title(_models(results).encode("ascii", "replace").decode(), fontsize=10, wrap=True, parse_math=False)
     for place, result in enumerate(known):
         factor = scale(result)
         score = factor * result["score"]
@@ -145,9 +157,12 @@ def draw_scores(results: Sequence[Mapping[str, Any]]) -> bytes:
     shown = [handle for handle, is_used in zip(handles, is_shown, strict=True) if is_used]
     if shown:
         figure.legend(handles=shown, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    return content.getvalue()
+    return figure
+
+
+def _models(results: Sequence[Mapping[str, Any]]) -> str:
+    """The names of the models that were scored, each once."""
+    return ", ".join(dict.fromkeys(str(result["model"]["name"]) for result in results))
 
 
 def _label(result: Mapping[str, Any]) -> str:

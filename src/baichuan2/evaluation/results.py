@@ -4,14 +4,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from baichuan2.evaluation.bleu import bleu_result
-from baichuan2.evaluation.candidate import Candidate
-from baichuan2.evaluation.plan import SuitePlan
 from baichuan2.evaluation.published import published_beside
 from baichuan2.evaluation.records import ItemRecord
 from baichuan2.evaluation.statistics import Interval, mean_interval, wilson
+
+if TYPE_CHECKING:  # results are read, reported and compared without a model, and so without torch
+    from baichuan2.evaluation.candidate import Candidate
+    from baichuan2.evaluation.plan import SuitePlan
 
 __all__ = ["FORMAT", "Averages", "averages", "make_result", "submission"]
 
@@ -49,7 +51,7 @@ def averages(records: Iterable[ItemRecord]) -> Averages | None:
     )
 
 
-def make_result(plan: SuitePlan, candidate: Candidate, records: Sequence[ItemRecord]) -> dict[str, Any]:
+def make_result(plan: "SuitePlan", candidate: "Candidate", records: Sequence[ItemRecord]) -> dict[str, Any]:
     """The result of a suite, plain values as result.json holds them.
 
     Shares lie between 0 and 1. `score` is the average that the recipe names; None where no answers are known.
@@ -161,7 +163,7 @@ def _chance(records: Sequence[ItemRecord], average: str) -> float | None:
     return sum(map(sum, by_subject.values())) / len(records)
 
 
-def _groups(plan: SuitePlan, records: Sequence[ItemRecord]) -> dict[str, dict[str, Any]]:
+def _groups(plan: "SuitePlan", records: Sequence[ItemRecord]) -> dict[str, dict[str, Any]]:
     members: dict[str, set[str]] = {}
     for subject, facts in plan.task.subjects.items():
         for group in facts.groups:
