@@ -125,6 +125,12 @@ CASES = {
         "error",
         "NameError",
     ),
+    "an error that is no text": (
+        "import os\nos.write(3, b'{\"error\": ' + b'[' * 900 + b']' * 900 + b'}\\n')",
+        PASSES,
+        "error",
+        "NameError",
+    ),
     "other builtins": (
         "import builtins, os\nbuiltins.AssertionError = type('A', (), {})\nbuiltins.compile = builtins.exec = None\n"
         "os._exit = os.write = lambda *a: None\ndef answer():\n    return 0",
@@ -266,6 +272,25 @@ def test_other_ways_to_keep_apart(isolation: Isolation) -> None:
     found = [verdict.outcome for verdict in judge_all(programs, isolation, limits=LIMITS)]
     assert found == [CASES[name][2] for name in names]
     assert not MARK.exists()
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    "start",
+    [["sh", "-c", 'umask 077; exec "$@"', "sh"], ["unshare", "--user", "--map-root-user"]],
+    ids=["files for their owner alone", "root where no other user exists"],
+)
+def test_other_surroundings(start: list[str]) -> None:
+    """What a guest imports and opens is there under any umask; a container's root needs no second user id."""
+    if subprocess.run([*start, "true"], check=False, capture_output=True).returncode:
+        pytest.skip(f"this machine has no {start[0]}, or forbids it")
+    program = "import fractions, sqlite3\nopen('/dev/null')\n" + SOUND
+    code = (
+        "from baichuan2.evaluation.sandbox.judging import *\n"
+        f"print(judge(Program({program!r}, {PASSES!r}), find_isolation('sandbox'), Limits()))"
+    )
+    said = subprocess.run([*start, sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert said.stdout.strip() == str(Verdict("passed")), said
 
 
 ALONE = {  # layer: what it stops by itself, and how Python tells

@@ -76,9 +76,12 @@ def _leave(request: Mapping[str, Any], libraries: list[str]) -> tuple[str, int |
         if closed := next((path for path in libraries if not _is_open_to_all(path)), None):
             raise _MissingLayerError("user", f"{closed} can be read by root alone")
         user = unused_id()
+        if user is None:
+            raise _MissingLayerError("user", "this container has no user but root")
         os.chown(work_dir, user, user)
         return work_dir, user
-    is_privileged = is_root and not request["by_user_namespace"]
+    nobody = unused_id()
+    is_privileged = is_root and nobody is not None and not request["by_user_namespace"]
     try:
         try:
             leave_namespaces(is_privileged=is_privileged)
@@ -87,11 +90,11 @@ def _leave(request: Mapping[str, Any], libraries: list[str]) -> tuple[str, int |
                 raise
             is_privileged = False
             leave_namespaces(is_privileged=False)
-        user = unused_id() if is_privileged else GUEST_ID
-        build_root(libraries, owner=user, work_bytes=request["file_bytes"])
+        user = nobody if is_privileged else None
+        build_root(libraries, owner=GUEST_ID if user is None else user, work_bytes=request["file_bytes"])
     except OSError as error:
         raise _MissingLayerError("namespaces", error.strerror or str(error)) from error
-    return WORK_DIR, user if is_privileged else None
+    return WORK_DIR, user
 
 
 def _kernel() -> tuple[int, ...]:

@@ -62,6 +62,7 @@ def build_root(libraries: list[str], *, owner: int, work_bytes: int) -> None:
     Raises:
         OSError: a mount is refused.
     """
+    os.umask(0o022)  # whatever the caller's is: the guest has to find its way down these folders
     mount(None, "/", None, RECURSIVE | PRIVATE)
     new = _mount_point(libraries)  # for a moment, and in this namespace alone
     mount("root", new, "tmpfs", NO_SETUID | NO_DEVICES, "mode=755,size=1m,nr_inodes=4096")

@@ -3,7 +3,7 @@
 import os
 import resource
 from collections.abc import Mapping
-from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 __all__ = ["become_nobody", "limit_resources", "unused_id"]
@@ -33,21 +33,26 @@ def limit_resources(request: Mapping[str, Any]) -> None:
         resource.setrlimit(kind, (allowed, allowed))
 
 
-def unused_id() -> int:
-    """A user id that nobody has, another one for each process: the kernel counts threads by user."""
-    return FIRST_FREE_ID + os.getpid() % FREE_IDS
+def unused_id() -> int | None:
+    """A user id that nobody has, another one for each process, as the kernel counts threads by user.
 
-
-def become_nobody(user: int) -> int:
-    """Turns root into a user who owns nothing; the id that it got: `user`, or the machine's nobody.
-
-    Raises:
-        OSError: neither id exists in the container around this process.
+    The machine's nobody where a container has no such ids; None where it has not even that.
     """
-    os.setgroups([])
-    for candidate in (user, NOBODY):
-        with suppress(OSError):
-            os.setresgid(candidate, candidate, candidate)
-            os.setresuid(candidate, candidate, candidate)
+    known = [_known_ids(kind) for kind in ("uid", "gid")]
+    for candidate in (FIRST_FREE_ID + os.getpid() % FREE_IDS, NOBODY):
+        if all(any(candidate in ids for ids in each) for each in known):
             return candidate
-    raise OSError("this container has no user without rights")
+    return None
+
+
+def _known_ids(kind: str) -> list[range]:
+    """The ids that exist around this process: all, but in a user namespace only those that are mapped."""
+    rows = (line.split() for line in Path(f"/proc/self/{kind}_map").read_text(encoding="ascii").splitlines())
+    return [range(int(first), int(first) + int(count)) for first, _, count in rows]
+
+
+def become_nobody(user: int) -> None:
+    """Turns root into a user who owns nothing, for good. Raises OSError."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)

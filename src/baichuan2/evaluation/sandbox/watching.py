@@ -84,8 +84,9 @@ class Watch:
         if not self.is_restricted:  # until then it is our own code that speaks
             self.missing = told.get("missing", {})
             self.is_restricted = True
-        elif "error" in told:
-            self.error = {name: str(told.get(name, ""))[:300] for name in ("error", "message")}
+        elif isinstance(told.get("error"), str):  # ours always are; writing out deep lists takes long or fails
+            message = told.get("message")
+            self.error = {"error": told["error"][:300], "message": message[:300] if isinstance(message, str) else ""}
         elif told.get("phase") == "tests" and not self.has_tests:
             self.has_tests = True
             self.outgoing = read_tests() + b"\n" + self.word.encode()
