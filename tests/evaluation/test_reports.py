@@ -166,6 +166,14 @@ def test_a_picture_names_its_models():
     assert draw_scores(results).startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(("published", "place"), [(58, 58), (95, 57), (20, 57)])
+def test_a_number_in_the_picture_stands_at_its_bar_but_not_on_the_published_line(published, place):
+    values = {"score": 0.54, "interval": [0.51, 0.57], "published": {"value": published}}
+    (axes,) = make_figure([result_of(FIRST, **values)]).axes
+    assert axes.texts[0].get_text() == "54.0"
+    assert axes.texts[0].xy[1] == pytest.approx(place)
+
+
 @pytest.mark.parametrize("content", [None, "stopped", "old"])
 def test_folders_without_results_are_told_from_others(content, tmp_path):
     place = SuiteFolder(tmp_path / "ceval")

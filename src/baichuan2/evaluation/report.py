@@ -30,6 +30,7 @@ FIELDS = (
     *("score", "interval", "macro", "micro", "chance", "groups", "published", "software", "hardware", "finished"),
 )
 """What pages, tables and comparisons read of a result."""
+LABEL_HEIGHT = 8  # of a number above a bar, in points of the score
 COLOUR, PARTIAL_COLOUR, PUBLISHED_COLOUR = "#1f5fbf", "#a9c1e6", "#c8442c"
 
 
@@ -127,7 +128,9 @@ def make_figure(results: Sequence[Mapping[str, Any]]) -> Any:
     figure = Figure(figsize=(max(4.5, 1.6 + 0.75 * len(known)), 4), layout="constrained")
     axes = figure.add_subplot(ylabel="score", ylim=(0, 100))
     # the picture's own font knows no Chinese, and a dollar sign would begin a formula
-    axes.set_title(_models(results).encode("ascii", "replace").decode(), fontsize=10, wrap=True, parse_math=False)
+    axes.set_title(
+        _models(results).encode("ascii", "replace").decode(), fontsize=10, pad=14, wrap=True, parse_math=False
+    )
     for place, result in enumerate(known):
         factor = scale(result)
         score = factor * result["score"]
@@ -135,7 +138,8 @@ def make_figure(results: Sequence[Mapping[str, Any]]) -> Any:
         colour = PARTIAL_COLOUR if result["is_partial"] else COLOUR
         axes.bar(place, score, width=0.6, color=colour)
         axes.errorbar(place, score, [[score - low], [high - score]], color="black", capsize=4, linewidth=1)
-        top = max(high, result["published"]["value"] if result.get("published") is not None else 0)
+        known_value = result["published"]["value"] if result.get("published") is not None else 0
+        top = known_value if high < known_value < high + LABEL_HEIGHT else high  # above a line that would cross it
         axes.annotate(f"{score:.1f}", (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=9)
         if result["chance"] is not None:
             axes.hlines(factor * result["chance"], place - 0.36, place + 0.36, "black", linestyles="dotted")
