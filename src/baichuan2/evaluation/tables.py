@@ -63,6 +63,8 @@ def read_mmlu(files: Files, name: str, subject: str) -> Iterator[Item]:
     else:
         columns = {"question": 0, "A": 1, "B": 2, "C": 3, "D": 4, "answer": 5}
     path = files.path_of(name)
+    if head[:6] == ["id", "question", *"abcd"]:  # whose files of seven subjects have the very names of MMLU's
+        raise DataError(f"{path} begins as files of C-Eval do: give MMLU's folder as --data")
     if not {"question", "answer"} <= set(columns) or not ("choices" in columns or set("ABCD") <= set(columns)):
         raise DataError(f"{path} needs the columns question, A, B, C, D, answer: it has {', '.join(columns)}")
     width = len(head) if has_header else 6
