@@ -209,7 +209,7 @@ def test_the_picture_and_the_table_show_what_was_measured() -> None:
     points = (
         point(440, 0.35),
         point(220, 0.3),
-        point(220, 12.5, suite="flores", title="Flores", metric="BLEU", chance=None, interval=None, published=None),
+        point(220, 12.5, suite="flores", title="Flores", metric="bleu", chance=None, interval=None, published=None),
         point(660, None),
     )
     dynamics = Dynamics(unit="tokens", points=points)

@@ -10,7 +10,7 @@ from baichuan2.checkpoints.load import load_model
 from baichuan2.errors import DataError, GenerationError, SettingsError
 from baichuan2.evaluation import candidate, processes, report
 from baichuan2.evaluation.candidate import candidate_of, find_candidate, folder_name
-from baichuan2.evaluation.plan import plan_suite
+from baichuan2.evaluation.plan import plan_suite, plan_suites
 from baichuan2.evaluation.run import evaluate, evaluate_suite
 from baichuan2.evaluation.task import load_task
 from baichuan2.settings import EvaluationSettings, LoadSettings
@@ -206,7 +206,7 @@ def test_no_item_is_its_own_example(data):
     for question in plan.questions:
         assert question.examples
         assert question.item.number not in {example.number for example in question.examples}
-    with pytest.raises(DataError, match=r"has 1 examples for law, the prompt needs 2: give --shots 1"):
+    with pytest.raises(DataError, match=r"law: the prompt needs 2 examples, the data hold 1: give --shots 1"):
         plan_suite("ceval", settings_for(data, None, split="dev"))
 
 
@@ -320,3 +320,9 @@ def test_a_launcher_that_counts_wrongly_is_named(monkeypatch):
     monkeypatch.setenv("RANK", "first")
     with pytest.raises(SettingsError, match="RANK must be a whole number"):
         processes.rank()
+
+
+def test_leave_to_run_programs_is_refused_where_none_are_written(tmp_path):
+    settings = EvaluationSettings(suite="ceval,mmlu", data=str(tmp_path), generated_code="sandbox")
+    with pytest.raises(SettingsError, match=r"--generated-code is for suites .*\(humaneval, mbpp\), got ceval, mmlu"):
+        plan_suites(settings)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from baichuan2.cli.evaluation_text import EvaluationWords
 from baichuan2.cli.progress import progress_bar
 from baichuan2.cli.screen import notice, print_json, printable
+from baichuan2.evaluation.statistics import scale_of
 
 if TYPE_CHECKING:
     from baichuan2.evaluation.plan import SuitePlan
@@ -71,6 +72,11 @@ def print_results(results: Sequence[Mapping[str, Any]], words: EvaluationWords) 
     for result in results:
         if result["shortened_prompts"]:
             notice(words.shortened.format(title=result["title"], count=result["shortened_prompts"]))
+        if result.get("outcomes", {}).get("unknown"):
+            notice(words.not_judged.format(title=result["title"], count=result["outcomes"]["unknown"]))
+        if result.get("sandbox", {}).get("missing"):
+            layers = ", ".join(result["sandbox"]["missing"])
+            notice(words.weaker_sandbox.format(title=result["title"], layers=layers))
         if result.get("submission"):
             notice(words.submission.format(title=result["title"], path=result["submission"]))
     console = _console()
@@ -107,7 +113,7 @@ def print_comparison(comparisons: Sequence[Mapping[str, Any]], words: Evaluation
     columns = (words.items, "A", "B", "B - A", words.interval, words.compare_flipped, words.compare_p)
     table = _table([words.suite], columns)
     for found in comparisons:
-        factor = 1.0 if found["metric"] == "bleu" else 100.0
+        factor = scale_of(found["metric"])
         low, high = (factor * end for end in found["interval"])
         table.add_row(
             found["suite"],
@@ -144,7 +150,7 @@ def _result_row(result: Mapping[str, Any], words: EvaluationWords) -> list[str]:
     name = printable(str(result["suite"])) + (words.partial if result["is_partial"] else "")
     recipe = "" if result["recipe"] == "official" else f" [{result['recipe']}]"
     interval, published = result["interval"], result["published"]
-    scale = 1.0 if result["metric"] == "bleu" else 100.0
+    scale = scale_of(result["metric"])
     return [
         name + recipe,
         f"{result['items']:,}",

@@ -18,6 +18,8 @@ class EvaluationWords:
     share: str
     was_finished: str
     shortened: str
+    not_judged: str
+    weaker_sandbox: str
     submission: str
     written: str
     stopped: str
@@ -63,6 +65,8 @@ CHINESE = EvaluationWords(
     share="{processes} 个进程分担；进度条只显示第一个进程的部分",
     was_finished="{title}：{folder} 中的评测早已完成，直接给出结果；--overwrite 可重新评测。",
     shortened="{title}：{count} 个提示过长，已缩短",
+    not_judged="{title}：{count} 个程序未能评判（沙箱两次失败），不计入得分",
+    weaker_sandbox="{title}：生成的程序在较弱的沙箱中运行，缺少：{layers}",
     submission="{title}：没有公开答案，请把 {path} 提交到排行榜。",
     written="报告：{path}",
     stopped="[已停止；再次运行同一命令会从 {folder} 继续]",
@@ -108,6 +112,8 @@ ENGLISH = EvaluationWords(
     share="{processes} processes share the work; the bar shows the part of the first",
     was_finished="{title}: the evaluation in {folder} was finished before, this is its result; --overwrite repeats it",
     shortened="{title}: {count} prompts were too long and have been shortened",
+    not_judged="{title}: {count} programs could not be judged (the sandbox failed twice) and are left out of the score",
+    weaker_sandbox="{title}: generated programs ran in a weaker sandbox, without: {layers}",
     submission="{title}: no answers are public, hand {path} in at the leaderboard.",
     written="report: {path}",
     stopped="[stopped; the same command goes on from {folder}]",

@@ -12,9 +12,9 @@ from typing import Any
 from baichuan2.errors import DataError, SettingsError
 from baichuan2.evaluation.bleu import bleu_difference
 from baichuan2.evaluation.records import ItemRecord, Key
-from baichuan2.evaluation.report import read_results, scale, table_lines
+from baichuan2.evaluation.report import read_results, table_lines
 from baichuan2.evaluation.results import averages
-from baichuan2.evaluation.statistics import PairCounts, difference_interval, mcnemar
+from baichuan2.evaluation.statistics import PairCounts, difference_interval, mcnemar, scale_of
 from baichuan2.evaluation.suite_folder import LOG, read_log, write_whole
 
 __all__ = ["compare_folders", "comparison_text", "write_comparison"]
@@ -61,9 +61,9 @@ def comparison_text(comparisons: Sequence[Mapping[str, Any]]) -> str:
         (
             found["suite"],
             f"{found['items']:,}",
-            *(f"{scale(found) * found[side]:.2f}" for side in ("first", "second")),
-            f"{scale(found) * found['difference']:+.2f}",
-            " to ".join(f"{scale(found) * end:+.2f}" for end in found["interval"]),
+            *(f"{scale_of(found['metric']) * found[side]:.2f}" for side in ("first", "second")),
+            f"{scale_of(found['metric']) * found['difference']:+.2f}",
+            " to ".join(f"{scale_of(found['metric']) * end:+.2f}" for end in found["interval"]),
             str(len(found["lost"])),
             str(len(found["won"])),
             f"{found['p_value']:.2g}",

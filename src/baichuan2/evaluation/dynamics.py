@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from baichuan2.errors import MissingExtraError
+from baichuan2.evaluation.statistics import scale_of
 from baichuan2.evaluation.suite_folder import write_whole
 from baichuan2.optional import require
 
@@ -22,8 +23,6 @@ PUBLISHED: dict[str, tuple[float, ...]] = {
 }
 COLOURS = ("#1f5fbf", "#c8442c", "#2d8a4e", "#8a5bb5", "#b07a1e", "#3f8fa3", "#a8497d", "#5a6672")
 MARKERS = "os^Dvph*"
-WHOLE_METRICS = frozenset({"bleu"})
-"""Those that are written from 0 to 100 as they are; the others are shares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +42,9 @@ class Point:
     is_partial: bool
     published: float | None
 
-    @property
-    def is_right_share(self) -> bool:
-        """Whether the score is a share of 1, as all are but those of translations."""
-        return self.metric.lower() not in WHOLE_METRICS
-
     def shown(self, value: float) -> float:
         """A score, one end of its interval or the chance, from 0 to 100."""
-        return 100 * value if self.is_right_share else value
+        return scale_of(self.metric) * value
 
 
 @dataclass(frozen=True, kw_only=True)

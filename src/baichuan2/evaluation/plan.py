@@ -75,6 +75,13 @@ def plan_suites(settings: EvaluationSettings) -> tuple[list[SuitePlan], list[str
         SettingsError, DataError: as `plan_suite`, where suites are named, or none of all can be asked.
     """
     if settings.suite_names != (ALL,):
+        runs_programs = any(load_task(name).kind == "program" for name in settings.suite_names)
+        if settings.generated_code != "refuse" and not runs_programs:
+            names = ", ".join(name for name in task_names() if load_task(name).kind == "program")
+            raise SettingsError(
+                f"--generated-code is for suites that run what a model writes ({names}), got "
+                f"{', '.join(settings.suite_names)}: leave it out"
+            )
         return [plan_suite(name, settings) for name in settings.suite_names], []
     plans: list[SuitePlan] = []
     left_out: list[str] = []
@@ -117,8 +124,8 @@ def plan_suite(name: str, settings: EvaluationSettings) -> SuitePlan:
             chosen = choose(item)
             if len(chosen) < recipe.shots:
                 raise DataError(
-                    f"{task.name} has {len(chosen)} examples for {subject}, the prompt needs {recipe.shots}: give "
-                    f"--shots {len(chosen)} or fewer"
+                    f"{task.name} {subject}: the prompt needs {recipe.shots} examples, the data hold {len(chosen)}: "
+                    f"give --shots {len(chosen)} or fewer"
                 )
             questions.append(Question(item, chosen, title))
     return SuitePlan(

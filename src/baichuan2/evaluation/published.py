@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from baichuan2.evaluation.statistics import scale_of
+
 __all__ = ["published_beside", "released_name"]
 
 RELEASED = (  # the longer name before the one that it contains
@@ -46,7 +48,6 @@ def published_beside(task: Any, result: Mapping[str, Any]) -> dict[str, Any] | N
     row = None if found is None else task.published.get(found[0])
     if found is None or row is None:
         return None
-    scale = 1.0 if result["metric"] == "bleu" else 100.0
     score = result["score"]
     return {
         "model": found[0],
@@ -54,5 +55,5 @@ def published_beside(task: Any, result: Mapping[str, Any]) -> dict[str, Any] | N
         "value": row["value"],
         "shots": row["shots"],
         "split": row.get("split", task.split),
-        "difference": None if score is None else round(scale * score - row["value"], 4),
+        "difference": None if score is None else round(scale_of(result["metric"]) * score - row["value"], 4),
     }

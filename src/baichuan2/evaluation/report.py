@@ -7,10 +7,11 @@ from typing import Any
 
 from baichuan2.errors import DataError, MissingExtraError
 from baichuan2.evaluation.results import FORMAT
+from baichuan2.evaluation.statistics import scale_of
 from baichuan2.evaluation.suite_folder import RESULT, SuiteFolder, write_whole
 from baichuan2.optional import require
 
-__all__ = ["draw_scores", "make_figure", "read_results", "report_text", "scale", "table_lines", "write_report"]
+__all__ = ["draw_scores", "make_figure", "read_results", "report_text", "table_lines", "write_report"]
 
 PAGE, PICTURE = "report.md", "report.png"
 FIELDS = (
@@ -132,7 +133,7 @@ def make_figure(results: Sequence[Mapping[str, Any]]) -> Any:
         _models(results).encode("ascii", "replace").decode(), fontsize=10, pad=14, wrap=True, parse_math=False
     )
     for place, result in enumerate(known):
-        factor = scale(result)
+        factor = scale_of(result["metric"])
         score = factor * result["score"]
         low, high = (factor * end for end in result["interval"])
         colour = PARTIAL_COLOUR if result["is_partial"] else COLOUR
@@ -173,13 +174,8 @@ def _label(result: Mapping[str, Any]) -> str:
     return str(result["suite"]) + ("" if result["recipe"] == "official" else f"\n{result['recipe']}")
 
 
-def scale(result: Mapping[str, Any]) -> float:
-    """What makes a score of a result, or of a comparison, one from 0 to 100."""
-    return 1.0 if result["metric"] == "bleu" else 100.0
-
-
 def _score_row(result: Mapping[str, Any]) -> tuple[str, ...]:
-    factor, interval, published = scale(result), result["interval"], result.get("published")
+    factor, interval, published = scale_of(result["metric"]), result["interval"], result.get("published")
     name = str(result["suite"]) + ("" if result["recipe"] == "official" else f", {result['recipe']}")
     beside, difference = "", ""
     if published is not None:

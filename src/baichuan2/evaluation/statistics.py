@@ -13,11 +13,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Interval", "PairCounts", "difference_interval", "mcnemar", "mean_interval", "wilson"]
+__all__ = ["Interval", "PairCounts", "difference_interval", "mcnemar", "mean_interval", "scale_of", "wilson"]
 
 Z = 1.959963984540054
 """The normal distribution holds 95 % within so many standard deviations."""
 Interval = tuple[float, float]
+
+
+def scale_of(metric: str) -> float:
+    """What makes a score one from 0 to 100: 1 for BLEU, which is one already; 100 for shares, as all others are."""
+    return 1.0 if metric == "bleu" else 100.0
 
 
 def wilson(num_right: int, total: int) -> Interval:

@@ -16,7 +16,7 @@ __all__ = ["names_of", "read_bbh", "read_flores", "read_gsm8k", "read_math"]
 CANARY = "-----"  # what stands above this line in a prompt file of BBH is no part of the prompt
 STEP_BY_STEP = "\nA: Let's think step by step."
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
-_WHOLE = re.compile(r"-?[0-9]+")
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 TYPES = {
     "algebra": "Algebra",
     "counting_and_probability": "Counting & Probability",
@@ -59,7 +59,7 @@ def read_gsm8k(files: Files, name: str, subject: str) -> Iterator[Item]:
         answer = _text(row, "answer", place)
         steps, mark, last = answer.rpartition("#### ")
         reference = last.strip().replace(",", "")
-        if not mark or not _WHOLE.fullmatch(reference):
+        if not mark or not _NUMBER.fullmatch(reference):
             raise DataError(f"{place} answer: expected a last line such as #### 72, got {answer[-40:]!r}")
         yield Item(
             subject=subject,
