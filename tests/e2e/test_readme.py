@@ -70,6 +70,10 @@ def run_line(line: str, model_folder: Path) -> int:
         arguments += ["--calibration-tokens", "256"]
     if arguments[0] == "finetune":
         arguments += ["--max-steps", "2"]
+    if arguments[0] == "bench":
+        arguments += ["--turns", "1", "--prompt-tokens", "8", "--new-tokens", "4"]
+        arguments += ["--layers", "1"] if "--shape" in arguments else []
+        arguments += [] if "--llama" in arguments else ["--llama", "none"]
     return main(arguments)
 
 
