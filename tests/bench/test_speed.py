@@ -203,3 +203,4 @@ def test_a_signal_ends_children_and_removes_what_was_written(number, tmp_path) -
             os.kill(child, 0)
     finally:
         process.kill()
+        process.communicate()  # closes the pipe
