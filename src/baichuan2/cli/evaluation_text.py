@@ -99,7 +99,7 @@ CHINESE = EvaluationWords(
     compare_title="A：{first}\nB：{second}",
     compare_flipped="只有 A 对 / 只有 B 对",
     compare_p="p 值",
-    compare_note="单位 %。区间与 p 值（McNemar 精确检验）只说明换一批同类题目会怎样，不说明换提示会怎样。",
+    compare_note="单位 %。区间与 p 值（McNemar 精确检验；BLEU 用重抽样）只说明换一批同类题会怎样，不说明换提示。",
     compare_forced="两个结果的做法不同（{reasons}）：只比较两边都有的 {items} 题",
     compare_lost="{suite}：A 对而 B 错",
     compare_won="{suite}：A 错而 B 对",
@@ -149,8 +149,8 @@ ENGLISH = EvaluationWords(
     compare_flipped="only A / only B right",
     compare_p="p",
     compare_note=(
-        "In per cent. Intervals and p (McNemar's exact test) tell how it would be with other items of the same kind, "
-        "not with other prompts."
+        "In per cent. Intervals and p (McNemar's exact test; for BLEU resampled sentences) tell how it would be with "
+        "other items of the same kind, not with other prompts."
     ),
     compare_forced="the results were made in different ways ({reasons}): compared by the {items} items that both hold",
     compare_lost="{suite}: A right, B wrong",
