@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from baichuan2.model.modeling_baichuan import BaichuanModel as BaichuanModel
     from baichuan2.model.tokenization_baichuan import BaichuanTokenizer as BaichuanTokenizer
     from baichuan2.settings.benchmarks import BenchmarkSettings as BenchmarkSettings
+    from baichuan2.settings.converting import ConvertSettings as ConvertSettings
     from baichuan2.settings.evaluating import EvaluationSettings as EvaluationSettings
     from baichuan2.settings.finetuning import FinetuneSettings as FinetuneSettings
     from baichuan2.settings.models import LoadSettings as LoadSettings
@@ -84,6 +85,7 @@ _MODULES = {
     "model.modeling_baichuan": ("BaichuanForCausalLM", "BaichuanModel"),
     "model.tokenization_baichuan": ("BaichuanTokenizer",),
     "settings.benchmarks": ("BenchmarkSettings",),
+    "settings.converting": ("ConvertSettings",),
     "settings.evaluating": ("EvaluationSettings",),
     "settings.finetuning": ("FinetuneSettings",),
     "settings.models": ("LoadSettings", "MergeSettings", "PlanSettings", "QuantizeSettings"),
@@ -111,6 +113,7 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "SamplingSettings",
     "BenchmarkSettings",
     "ChatSettings",
+    "ConvertSettings",
     "EvaluationSettings",
     "FinetuneSettings",
     "OutputSettings",

@@ -47,6 +47,7 @@ COMMANDS = {
     "evaluate": Command("baichuan2.cli.commands.evaluate", "score a model on benchmarks, by the official recipes"),
     "bench": Command("baichuan2.cli.commands.bench", "measure speed, memory and time to load, beside a LLaMA"),
     "quantize": Command("baichuan2.cli.commands.quantize", "write a model in 8 or 4 bits"),
+    "convert": Command("baichuan2.cli.commands.convert", "turn a model into other layouts, or others into this one"),
     "plan": Command("baichuan2.cli.commands.plan", "show which precision and context fit into memory"),
     "info": Command("baichuan2.cli.commands.info", "show versions, devices, extras and embedded models"),
 }

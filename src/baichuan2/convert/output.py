@@ -26,7 +26,7 @@ from baichuan2.quantization.freed_memory import release_pages
 __all__ = ["PartialFolder", "check_target", "read_shard", "same_bytes"]
 
 SUFFIX = ".partial"
-PROGRESS_FILE = "quantize-progress.json"
+PROGRESS_FILE = "baichuan2-progress.json"
 DIGEST_FILE = "SHA256SUMS"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
 

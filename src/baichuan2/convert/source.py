@@ -16,7 +16,7 @@ from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
 from baichuan2.model.quantizer import QUANTIZED_LINEARS
 
-__all__ = ["EMBEDDING", "HEAD", "Source", "open_source"]
+__all__ = ["EMBEDDING", "HEAD", "Source", "WeightSource", "open_source"]
 
 EMBEDDING = "model.embed_tokens"
 HEAD = "lm_head"
@@ -24,16 +24,36 @@ LAYER_PREFIX = "model.layers."
 
 
 @dataclass(frozen=True)
-class Source:
-    """A checkpoint with unquantised weights. `fields`: its config.json as it stands there; `name`: as it was given."""
+class WeightSource:
+    """Any folder of weights. `fields`: its config.json as it stands there; `name`: as it was given."""
 
     name: str
     folder: Path
     fields: dict[str, Any]
-    config: BaichuanConfig
     tensors: MappedTensors
-    shapes: dict[str, torch.Size]
     weight_paths: tuple[Path, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the weight files."""
+        return sum(path.stat().st_size for path in self.weight_paths)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this checkpoint from another, or from itself before it was changed, without reading weights."""
+        files = {}
+        for path in self.weight_paths:
+            status = path.stat()
+            files[path.name] = [status.st_size, status.st_mtime_ns]
+        config = hashlib.sha256((self.folder / "config.json").read_bytes()).hexdigest()
+        return {"config": config, "weights": files}
+
+
+@dataclass(frozen=True)
+class Source(WeightSource):
+    """A Baichuan checkpoint with unquantised weights."""
+
+    config: BaichuanConfig
+    shapes: dict[str, torch.Size]
 
     @property
     def num_layers(self) -> int:
@@ -44,11 +64,6 @@ class Source:
     def dtype(self) -> torch.dtype:
         """The number format of the weights, by the one of the first layer."""
         return self.tensors[f"{self.linear_names(0)[0]}.weight"].dtype
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of the weight files."""
-        return sum(path.stat().st_size for path in self.weight_paths)
 
     def linear_names(self, layer: int) -> list[str]:
         """Names of the layers that are quantised in a decoder layer, in the order in which data passes them."""
@@ -63,15 +78,6 @@ class Source:
     def rest_names(self) -> list[str]:
         """Names of the tensors outside the decoder layers."""
         return [name for name in self.shapes if not name.startswith(LAYER_PREFIX)]
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What tells this checkpoint from another, or from itself before it was changed, without reading weights."""
-        files = {}
-        for path in self.weight_paths:
-            status = path.stat()
-            files[path.name] = [status.st_size, status.st_mtime_ns]
-        config = hashlib.sha256((self.folder / "config.json").read_bytes()).hexdigest()
-        return {"config": config, "weights": files}
 
 
 def open_source(name: str, *, revision: str | None, offline: bool) -> Source:
@@ -97,4 +103,4 @@ def open_source(name: str, *, revision: str | None, offline: bool) -> Source:
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
     ignored = tuple(model._keys_to_ignore_on_load_unexpected or ())
     check_layout(files, shapes, ignored)
-    return Source(name, folder, fields, config, MappedTensors(files), shapes, files.paths)
+    return Source(name, folder, fields, MappedTensors(files), files.paths, config, shapes)

@@ -5,6 +5,7 @@ own value". Precedence: flag, then environment variable, then the checkpoint, th
 """
 
 from baichuan2.settings.benchmarks import BenchmarkSettings
+from baichuan2.settings.converting import ConvertSettings
 from baichuan2.settings.evaluating import EvaluationSettings
 from baichuan2.settings.fields import check_bounds, flag_name, parse_bytes, setting
 from baichuan2.settings.finetuning import FinetuneSettings
@@ -16,6 +17,7 @@ from baichuan2.settings.training_plans import TrainingPlanSettings
 __all__ = [
     "BenchmarkSettings",
     "ChatSettings",
+    "ConvertSettings",
     "EvaluationSettings",
     "FinetuneSettings",
     "LoadSettings",

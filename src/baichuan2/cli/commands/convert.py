@@ -1,0 +1,58 @@
+"""`baichuan2 convert`: a checkpoint in another layout, for other programs, or out of theirs."""
+
+from baichuan2.cli.commands.plan import size_text
+from baichuan2.cli.conversion_text import conversion_words_for
+from baichuan2.cli.progress import progress_bar
+from baichuan2.cli.screen import accept_any_text, notice, print_json
+from baichuan2.errors import SettingsError
+from baichuan2.settings import ConvertSettings, OutputSettings
+from baichuan2.settings.converting import WAYS
+
+SETTINGS = (ConvertSettings, OutputSettings)
+EXAMPLES = """\
+  baichuan2 convert to-safetensors path/to/model copy      files that hold nothing but numbers"""
+
+
+def run(settings: ConvertSettings, output: OutputSettings) -> int:
+    """Writes the folder or file and tells its size; the exit code."""
+    accept_any_text()
+    words = conversion_words_for(settings.language)
+    for name, value in (("WAY", settings.way), ("SOURCE", settings.source), ("TARGET", settings.target)):
+        if not value:
+            raise SettingsError(
+                f"{name} is missing: baichuan2 convert WAY SOURCE TARGET, WAY being one of {', '.join(WAYS)} "
+                "(see baichuan2 convert --help)"
+            )
+    notice(words.start.format(way=settings.way, source=settings.source, target=settings.target))
+    from baichuan2.convert.ways import convert_checkpoint
+
+    try:
+        with progress_bar(words.files) as show:
+            result = convert_checkpoint(settings, show)
+    except KeyboardInterrupt:
+        notice(words.interrupted.format(target=settings.target))
+        raise
+    if result.resumed:
+        notice(words.resumed.format(count=result.resumed))
+    if output.json:
+        print_json(
+            {
+                "path": str(result.path),
+                "source_bytes": result.num_source_bytes,
+                "bytes": result.num_bytes,
+                "tensors": result.num_tensors,
+                "seconds": result.seconds,
+            }
+        )
+    else:
+        before, after = size_text(result.num_source_bytes), size_text(result.num_bytes)
+        notice(
+            words.done.format(
+                target=settings.target,
+                before=before,
+                after=after,
+                count=result.num_tensors,
+                seconds=result.seconds,
+            )
+        )
+    return 0

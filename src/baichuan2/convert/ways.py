@@ -1,0 +1,30 @@
+"""`convert_checkpoint`: from the word that names a conversion to the function that does it."""
+
+from collections.abc import Callable
+
+from baichuan2.convert.rewriting import Converted, Watch
+from baichuan2.convert.to_safetensors import to_safetensors
+from baichuan2.errors import SettingsError
+from baichuan2.settings import ConvertSettings
+from baichuan2.settings.converting import WAYS
+
+__all__ = ["convert_checkpoint"]
+
+CONVERSIONS: dict[str, Callable[[ConvertSettings, Watch | None], Converted]] = {"to-safetensors": to_safetensors}
+
+
+def convert_checkpoint(settings: ConvertSettings, watch: Watch | None = None) -> Converted:
+    """Does what `settings.way` says; `watch` is told how far it is.
+
+    Raises:
+        SettingsError: way, source or target is missing, or the target cannot be taken.
+        CheckpointError: the source cannot be read or is of another kind, or the target cannot be written.
+        QuantizationError: a number is beyond what the format asked for can hold.
+        MissingExtraError: the conversion needs an optional package.
+    """
+    for name, value in (("WAY", settings.way), ("SOURCE", settings.source), ("TARGET", settings.target)):
+        if not value:
+            raise SettingsError(
+                f"{name} is missing: baichuan2 convert WAY SOURCE TARGET, WAY being one of {', '.join(WAYS)}"
+            )
+    return CONVERSIONS[str(settings.way)](settings, watch)
