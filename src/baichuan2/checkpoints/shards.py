@@ -28,6 +28,7 @@ __all__ = [
     "check_stored_dtypes",
     "check_values",
     "find_weight_files",
+    "is_finite",
     "read_json",
     "read_layout",
 ]
@@ -283,7 +284,7 @@ def check_values(model: nn.Module, files: WeightFiles, looked_up: nn.Module | No
     """
     rows = [] if looked_up is None else [*looked_up.parameters(), *looked_up.buffers()]
     for name, values in itertools.chain(model.named_parameters(), model.named_buffers()):
-        if values.is_floating_point() and not values.is_meta and not _is_finite(values.detach()):
+        if values.is_floating_point() and not values.is_meta and not is_finite(values.detach()):
             raise CheckpointError(
                 f"{files.file_of(name)}: {name} holds NaN or infinite numbers: the file is damaged, or its training "
                 f"went wrong; {DOWNLOAD_AGAIN}"
@@ -292,7 +293,7 @@ def check_values(model: nn.Module, files: WeightFiles, looked_up: nn.Module | No
             release_if_mapped(values)
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
+def is_finite(tensor: torch.Tensor) -> bool:
     """Whether all values are finite numbers.
 
     A sum is not finite if one of its terms is not, and costs a thirtieth of `torch.isfinite` on half-precision

@@ -4,13 +4,14 @@ Each weight file is written under another name, flushed to the disk, read again,
 then given its name and noted with its digest. A run that finds such notes of the same job goes on behind them.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from baichuan2.checkpoints.shard_file import byte_pieces, save_shard
+from baichuan2.checkpoints.bin_file import is_whole_bin, stream_bin
+from baichuan2.checkpoints.shard_file import StoredAs, byte_pieces, save_shard, stream_shard
 from baichuan2.checkpoints.shards import read_json
 from baichuan2.errors import CheckpointError, SettingsError
 from baichuan2.quantization.freed_memory import release_pages
@@ -28,6 +30,7 @@ __all__ = ["PartialFolder", "check_target", "read_shard", "same_bytes"]
 SUFFIX = ".partial"
 PROGRESS_FILE = "baichuan2-progress.json"
 DIGEST_FILE = "SHA256SUMS"
+Made = Tensor | Iterator[Tensor]
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".index.json")
 
 
@@ -175,6 +178,31 @@ class PartialFolder:
 
         self.write_file(name, write, verify)
 
+    def write_streamed(self, name: str, layout: Mapping[str, StoredAs], make: Callable[[str], Made]) -> None:
+        """Writes a file of weights, safetensors or .bin by its name, made one tensor after the other; checks, notes it.
+
+        `layout` and `make` as in `stream_shard`.
+
+        Raises:
+            CheckpointError: what was read again is not what was meant, or the disk is full.
+        """
+        meant = ""
+
+        def write(path: Path) -> None:
+            nonlocal meant
+            if name.endswith(".bin"):
+                stream_bin(layout, make, path)
+            else:
+                meant = stream_shard(layout, make, path)
+
+        def verify(path: Path) -> dict[str, float]:
+            is_sound = is_whole_bin(path, layout) if name.endswith(".bin") else digest_of(path) == meant
+            if not is_sound:
+                raise CheckpointError(f"{self.path / name} differs from what was written: the disk is damaged")
+            return {}
+
+        self.write_file(name, write, verify)
+
     def write_file(self, name: str, write: Callable[[Path], None], verify: Callable[[Path], dict[str, float]]) -> None:
         """Writes any file by `write`, which `verify` then reads; it gets its name and its note only afterwards."""
         unfinished, path = self.path / (name + SUFFIX), self.path / name
@@ -186,6 +214,8 @@ class PartialFolder:
             unfinished.replace(path)
             _flush(self.path)
         except (OSError, SafetensorError) as error:
+            with contextlib.suppress(OSError):  # on a full disk half a file would be in the way of others
+                unfinished.unlink(missing_ok=True)
             raise CheckpointError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
         self.notes[name] = {"sha256": digest, "errors": errors}
         self._write_progress()

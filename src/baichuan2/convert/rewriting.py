@@ -1,14 +1,15 @@
 """A folder written tensor by tensor out of another: what every conversion that gives a folder shares.
 
 A conversion only says how each tensor of the new folder is made (`NewTensor`) and what describes them (`Conversion`).
-Tensors are cut into shards by size, made one shard at a time, written, read again and compared (`output.py`); a run
-that was stopped goes on behind the last whole shard.
+Tensors are cut into shards by size and written as they are made, one after the other, a large one by rows; each shard
+is read again and compared (`output.py`). A run that was stopped goes on behind the last whole shard.
 """
 
+import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,24 @@ import torch
 from torch import Tensor
 
 import baichuan2
-from baichuan2.convert.description import INDEX_FILE, index_text
+from baichuan2.checkpoints.shard_file import StoredAs
+from baichuan2.checkpoints.shards import is_finite, read_json
 from baichuan2.convert.output import PartialFolder, check_target
 from baichuan2.convert.source import WeightSource
 from baichuan2.errors import CheckpointError, QuantizationError, SettingsError
+from baichuan2.quantization.freed_memory import release_if_mapped
 from baichuan2.settings import ConvertSettings
 
-__all__ = ["Conversion", "Converted", "NewTensor", "Watch", "as_they_are", "write_folder"]
+__all__ = ["Conversion", "Converted", "NewTensor", "Watch", "as_they_are", "with_dtype", "without_code", "write_folder"]
 
 Watch = Callable[[int, int], None]
 """Is told how many of how many shards are written: 0 before the first, then after each."""
 
-WHOLE_FILE = "model.safetensors"
+VERSION = 1
+"""Of what conversions write; a run that an older one left unfinished is not gone on with."""
+STEMS = {"safetensors": "model", "bin": "pytorch_model"}
+TOKENIZER_CONFIG = "tokenizer_config.json"
+BYTES_AT_A_TIME = 1 << 26
 SPARE_BYTES = 1 << 26  # of disk space, for the small files
 
 
@@ -37,11 +44,13 @@ class NewTensor:
     """How one tensor of the new folder is made.
 
     `sources`: names in the old folder; `make` gets those tensors in this order, and also gets meta tensors, from which
-    it tells shape and number format. None: the only source as it is.
+    it tells shape and number format. None: the only source as it is. `by_rows`: each row of the result depends on the
+    same row of each source alone, so `make` gets some rows at a time and the whole is never in memory.
     """
 
     sources: tuple[str, ...]
     make: Callable[..., Tensor] | None = None
+    by_rows: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,25 +111,41 @@ def as_they_are(names: Sequence[str]) -> dict[str, NewTensor]:
     return {name: NewTensor((name,)) for name in names}
 
 
+def without_code(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a JSON file without the one that points at code, which no folder of ours holds."""
+    return {name: value for name, value in fields.items() if name != "auto_map"}
+
+
+def with_dtype(fields: Mapping[str, Any], settings: ConvertSettings) -> dict[str, Any]:
+    """Fields of a config.json that say the number format asked for."""
+    if settings.dtype == "same":
+        return dict(fields)
+    return {name: value for name, value in fields.items() if name != "dtype"} | {"torch_dtype": settings.dtype}
+
+
 class _Writer:
     """One conversion of one checkpoint."""
 
     def __init__(self, settings: ConvertSettings, source: WeightSource, conversion: Conversion) -> None:
         self.settings, self.source, self.conversion = settings, source, conversion
+        self.config = with_dtype(conversion.config, settings)
         self.dtype = None if settings.dtype == "same" else getattr(torch, settings.dtype)
-        self.sizes = {name: self._num_bytes(tensor) for name, tensor in conversion.tensors.items()}
-        self.shards = _cut(self.sizes, settings.shard_bytes)
+        self.layout = {name: self._stored_as(tensor) for name, tensor in conversion.tensors.items()}
+        self.shards = _cut({name: stored.num_bytes for name, stored in self.layout.items()}, settings.shard_bytes)
 
     def identity(self) -> dict[str, Any]:
         """What decides the bytes of the result; an unfinished folder of another identity is not gone on with."""
-        settings = self.settings
+        settings, conversion = self.settings, self.conversion
+        tensors = [[name, *new.sources] for name, new in conversion.tensors.items()]
+        description = json.dumps([tensors, self.config, conversion.texts, [path.name for path in conversion.copied]])
         return {
             "conversion": settings.way,
             "source": self.source.fingerprint(),
-            "version": f"{baichuan2.__version__}, torch {torch.__version__}",
+            "version": f"{baichuan2.__version__}, conversions {VERSION}, torch {torch.__version__}",
             "container": settings.container,
             "shard size": settings.shard_size,
             "dtype": settings.dtype,
+            "description": {"sha256": hashlib.sha256(description.encode()).hexdigest()},
         }
 
     def write(self, partial: PartialFolder, watch: Watch) -> int:
@@ -133,53 +158,85 @@ class _Writer:
             if partial.has(name):
                 resumed += 1
             else:
-                self._write_shard(partial, name, keys)
+                partial.write_streamed(name, {key: self.layout[key] for key in keys}, self._pieces)
             watch(number, len(names))
         if len(names) > 1:
-            partial.write_text(INDEX_FILE, index_text(partial.path, names))
-        partial.write_text("config.json", json.dumps(dict(self.conversion.config), indent=2, ensure_ascii=False) + "\n")
+            self._write_index(partial, names)
+        partial.write_text("config.json", json.dumps(self.config, indent=2, ensure_ascii=False) + "\n")
         for name, text in self.conversion.texts.items():
             partial.write_text(name, text)
         for path in self.conversion.copied:
-            partial.copy(path)
+            self._copy(partial, path)
         return resumed
 
     def _shard_names(self) -> list[str]:
-        if len(self.shards) == 1:
-            return [WHOLE_FILE]
-        return [
-            f"model-{number:05d}-of-{len(self.shards):05d}.safetensors" for number in range(1, len(self.shards) + 1)
-        ]
+        container, count = self.settings.container, len(self.shards)
+        if count == 1:
+            return [f"{STEMS[container]}.{container}"]
+        return [f"{STEMS[container]}-{number:05d}-of-{count:05d}.{container}" for number in range(1, count + 1)]
 
-    def _write_shard(self, partial: PartialFolder, name: str, keys: Sequence[str]) -> None:
-        partial.write_shard(name, {key: self._made(key) for key in keys}, lambda _: {})
-        for key in keys:
-            for source in self.conversion.tensors[key].sources:
-                self.source.tensors.release(source)
+    def _write_index(self, partial: PartialFolder, names: Sequence[str]) -> None:
+        """The index that says which of the files holds which tensor."""
+        places = {key: name for name, keys in zip(names, self.shards, strict=True) for key in keys}
+        total = sum(stored.num_bytes for stored in self.layout.values())
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+        container = self.settings.container
+        partial.write_text(f"{STEMS[container]}.{container}.index.json", json.dumps(index, indent=2) + "\n")
 
-    def _made(self, key: str) -> Tensor:
+    def _copy(self, partial: PartialFolder, path: Path) -> None:
+        """Copies a small file; without what points at code, which is not copied."""
+        fields = read_json(path) if path.name == TOKENIZER_CONFIG else {}
+        if without_code(fields) == fields:
+            partial.copy(path)
+        else:
+            partial.write_text(path.name, json.dumps(without_code(fields), indent=2, ensure_ascii=False) + "\n")
+
+    def _pieces(self, key: str) -> Iterator[Tensor]:
+        """The tensor `key` by rows, as it is to be stored; what was read for it leaves memory behind them."""
         new = self.conversion.tensors[key]
         parts = [self.source.tensors[name] for name in new.sources]
-        result = parts[0] if new.make is None else new.make(*parts)
-        if self.dtype is None or result.dtype == self.dtype or not result.is_floating_point():
+        step = self._rows_at_a_time(self.layout[key])
+        if new.by_rows and new.make is not None:
+            for start in range(0, self.layout[key].shape[0], step):
+                rows = [part[start : start + step] for part in parts]
+                yield self._stored(key, new.make(*rows))
+                for part in rows:
+                    release_if_mapped(part)
+        else:
+            whole = parts[0] if new.make is None else new.make(*parts)
+            for piece in torch.split(whole, step) if whole.dim() else [whole]:
+                yield self._stored(key, piece)
+        for name in new.sources:
+            self.source.tensors.release(name)
+
+    def _rows_at_a_time(self, stored: StoredAs) -> int:
+        num_rows = stored.shape[0] if stored.shape else 1
+        return max(BYTES_AT_A_TIME * num_rows // max(stored.num_bytes, 1), 1)
+
+    def _stored(self, key: str, values: Tensor) -> Tensor:
+        """Some values in the number format of the new folder; NaN and infinite ones stop the conversion."""
+        if not values.is_floating_point():
+            return values
+        result = values.to(self.layout[key].dtype)
+        if is_finite(result):
             return result
-        cast = result.to(self.dtype)
-        low, high = cast.aminmax()  # a mask would take the memory of the tensor again
-        if not (bool(low.isfinite()) and bool(high.isfinite())):
+        if is_finite(values):
             raise QuantizationError(
                 f"{key} holds numbers beyond what {self.settings.dtype} can: give --dtype bfloat16 or float32"
             )
-        return cast
+        raise CheckpointError(
+            f"{self.source.name}: {key} holds NaN or infinite numbers: the file is damaged, or its training went wrong"
+        )
 
-    def _num_bytes(self, new: NewTensor) -> int:
-        """What the tensor will take, told from empty ones."""
+    def _stored_as(self, new: NewTensor) -> StoredAs:
+        """What the tensor will be, told from empty ones."""
         parts = [torch.empty_like(self.source.tensors[name], device="meta") for name in new.sources]
         result = parts[0] if new.make is None else new.make(*parts)
         is_cast = self.dtype is not None and result.is_floating_point()
-        return result.numel() * (self.dtype if is_cast and self.dtype else result.dtype).itemsize
+        return StoredAs(self.dtype if is_cast and self.dtype else result.dtype, result.shape)
 
     def _check_disk_space(self, partial: PartialFolder) -> None:
-        needed = sum(self.sizes.values()) - partial.num_bytes()
+        needed = sum(stored.num_bytes for stored in self.layout.values()) - partial.num_bytes()
         free = shutil.disk_usage(partial.path).free
         if free < needed + SPARE_BYTES:
             raise CheckpointError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from baichuan2.checkpoints.adapters import CONFIG_NAME as ADAPTER_CONFIG
 from baichuan2.checkpoints.load import read_config
 from baichuan2.checkpoints.locate import locate
 from baichuan2.checkpoints.mapped import MappedTensors
@@ -87,10 +88,31 @@ def open_source(name: str, *, revision: str | None, offline: bool) -> Source:
         CheckpointError: there is none, it is damaged or of another kind, or its weights are quantised already.
     """
     folder = locate(name, revision=revision, offline=offline)
+    try:
+        return _open(name, folder)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from error
+
+
+def _open(name: str, folder: Path) -> Source:
+    """`open_source`, but for files that the system refuses to read."""
     path = folder / "config.json"
     fields = read_json(path) if path.is_file() else {}
     if fields.get("quantization_config") is not None:
-        raise CheckpointError(f"{name} is quantised already: give the folder with the unquantised weights")
+        raise CheckpointError(
+            f"{name} is quantised already: give the folder with the unquantised weights, or make them from these by  "
+            f"baichuan2 convert dequantize {name} TARGET"
+        )
+    if not fields and (folder / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(
+            f"{name} holds an adapter, not a model: put it into one first by  baichuan2 convert merge-lora {name} "
+            "TARGET"
+        )
+    if fields.get("model_type") == "llama":
+        raise CheckpointError(
+            f"{name} is in the Llama layout: if it is a Baichuan there, first  baichuan2 convert from-llama {name} "
+            "TARGET"
+        )
     config = read_config(folder)
     files = find_weight_files(folder)
     try:

@@ -1,7 +1,7 @@
-"""`baichuan2 convert to-safetensors`: the same weights in files that hold nothing but numbers."""
+"""`baichuan2 convert to-safetensors`: the same weights in other files: number format, size of shards, container."""
 
 from baichuan2.convert.output import files_to_copy
-from baichuan2.convert.rewriting import Conversion, Converted, Watch, as_they_are, write_folder
+from baichuan2.convert.rewriting import Conversion, Converted, Watch, as_they_are, without_code, write_folder
 from baichuan2.convert.source import open_source
 from baichuan2.settings import ConvertSettings
 
@@ -15,8 +15,9 @@ def to_safetensors(settings: ConvertSettings, watch: Watch | None = None) -> Con
     """
     assert settings.source is not None
     source = open_source(settings.source, revision=settings.revision, offline=settings.offline)
-    fields = {name: value for name, value in source.fields.items() if name != "auto_map"}  # no code is copied
     conversion = Conversion(
-        tensors=as_they_are(list(source.shapes)), config=fields, copied=files_to_copy(source.folder)
+        tensors=as_they_are(list(source.shapes)),
+        config=without_code(source.fields),
+        copied=files_to_copy(source.folder),
     )
     return write_folder(settings, source, conversion, watch)

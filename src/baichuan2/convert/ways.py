@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+from baichuan2.convert.from_baichuan1 import from_baichuan1
 from baichuan2.convert.rewriting import Converted, Watch
+from baichuan2.convert.to_baichuan1 import to_baichuan1
 from baichuan2.convert.to_safetensors import to_safetensors
 from baichuan2.errors import SettingsError
 from baichuan2.settings import ConvertSettings
@@ -10,7 +12,11 @@ from baichuan2.settings.converting import WAYS
 
 __all__ = ["convert_checkpoint"]
 
-CONVERSIONS: dict[str, Callable[[ConvertSettings, Watch | None], Converted]] = {"to-safetensors": to_safetensors}
+CONVERSIONS: dict[str, Callable[[ConvertSettings, Watch | None], Converted]] = {
+    "to-safetensors": to_safetensors,
+    "to-baichuan1": to_baichuan1,
+    "from-baichuan1": from_baichuan1,
+}
 
 
 def convert_checkpoint(settings: ConvertSettings, watch: Watch | None = None) -> Converted:
