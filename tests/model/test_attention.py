@@ -156,6 +156,7 @@ def test_segment_ids_separate_packed_inputs(model: BaichuanForCausalLM) -> None:
 # torch 2.13 writes C++ that does not compile for flex attention over sizes that it made dynamic
 @torch._dynamo.config.patch(automatic_dynamic_shapes=False)
 @torch.no_grad()
+@pytest.mark.parametrize("model", [pytest.param("7b", marks=pytest.mark.long), "13b"], indirect=True)
 def test_flex_equals_sdpa(model: BaichuanForCausalLM, implementation: Any) -> None:
     torch._dynamo.reset()
     ids, mask = padded_batch()
