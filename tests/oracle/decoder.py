@@ -20,6 +20,7 @@ class OracleShape:
     scheme: str
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
+    is_head_plain: bool = False
 
 
 @dataclass
@@ -125,7 +126,7 @@ def decode(
     final = torch.stack([rms_norm(row, state["model.norm.weight"], shape.rms_norm_eps) for row in residual])
     hidden_states[-1] = final
     head = state["lm_head.weight"]
-    lengths = [math.sqrt(sum(float(value) ** 2 for value in row)) for row in head]
+    lengths = [1.0 if shape.is_head_plain else math.sqrt(sum(float(value) ** 2 for value in row)) for row in head]
     logits = torch.stack(
         [torch.stack([row @ final_row / size for row, size in zip(head, lengths, strict=True)]) for final_row in final]
     )

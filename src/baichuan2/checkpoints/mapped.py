@@ -14,9 +14,9 @@ from torch import Tensor
 
 from baichuan2.checkpoints.shards import WeightFiles
 from baichuan2.errors import CheckpointError
-from baichuan2.quantization.freed_memory import release_pages
+from baichuan2.quantization.freed_memory import release_if_mapped, release_pages
 
-__all__ = ["MappedTensors"]
+__all__ = ["HeldTensors", "MappedTensors"]
 
 
 class MappedTensors(Mapping[str, Tensor]):
@@ -46,6 +46,26 @@ class MappedTensors(Mapping[str, Tensor]):
         """Gives the memory of a tensor back; asking for it again reads the file again."""
         if self._is_mapped[name]:
             release_pages(self[name])
+
+
+class HeldTensors(Mapping[str, Tensor]):
+    """Tensors that are at hand, of which those that lie in a mapped file leave memory when they are released."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def release(self, name: str) -> None:
+        """Gives the memory of a tensor back where it can be read again."""
+        release_if_mapped(self._tensors[name])
 
 
 def _open_safetensors(path: Path) -> tuple[bool, dict[str, Callable[[], Tensor]]]:

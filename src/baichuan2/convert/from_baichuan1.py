@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from baichuan2.checkpoints.shards import read_json
-from baichuan2.convert.head import has_unit_rows
+from baichuan2.convert.head import HEAD_WEIGHT, has_unit_rows
 from baichuan2.convert.output import files_to_copy
 from baichuan2.convert.rewriting import (
     TOKENIZER_CONFIG,
@@ -45,7 +45,7 @@ def from_baichuan1(settings: ConvertSettings, watch: Watch | None = None) -> Con
     if source.fields.get("normalized_head") is True:
         raise CheckpointError(f"{settings.source} is no Baichuan 1: its config.json says normalized_head true")
     is_first = source.config.vocab_size == V1_VOCAB_SIZE
-    is_normalized = not is_first and has_unit_rows(source.tensors)
+    is_normalized = not is_first and has_unit_rows(source.tensors[HEAD_WEIGHT])
     if not is_normalized and source.config.normalized_head:
         raise CheckpointError(
             f"{settings.source} may be Baichuan 2 as it was published: its head has rows of other lengths than 1, and "

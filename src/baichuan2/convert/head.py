@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baichuan2.checkpoints.mapped import MappedTensors
 from baichuan2.convert.rewriting import NewTensor
 from baichuan2.quantization.freed_memory import release_if_mapped
 
@@ -28,13 +27,12 @@ def normalized_head(dtype: str = "same") -> NewTensor:
     return NewTensor((HEAD_WEIGHT,), unit, by_rows=True)
 
 
-def has_unit_rows(tensors: MappedTensors, name: str = HEAD_WEIGHT) -> bool:
-    """Whether each row of the head has length 1, to the rounding of its number format, or holds nothing but zeros.
+def has_unit_rows(weight: Tensor) -> bool:
+    """Whether each row of a head (V, C) has length 1, to the rounding of its number format, or holds nothing but zeros.
 
     Dividing by a length that is rounded, and rounding what comes out, leaves rows up to one unit in the last place
     too long or too short.
     """
-    weight = tensors[name]
     tolerance = max(torch.finfo(weight.dtype).eps, LEAST_TOLERANCE)
     for rows in torch.split(weight, ROWS_AT_A_TIME):
         lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)

@@ -19,11 +19,12 @@ from baichuan2.checkpoints.adapters import Adapter, base_of, check_base, read_ad
 from baichuan2.checkpoints.shards import read_json
 from baichuan2.convert.description import INDEX_FILE, index_text
 from baichuan2.convert.output import PartialFolder, check_target, digest_of, files_to_copy
+from baichuan2.convert.rewriting import Converted, Watch
 from baichuan2.convert.source import EMBEDDING, HEAD, Source, open_source
 from baichuan2.errors import CheckpointError, QuantizationError, SettingsError
-from baichuan2.settings import MergeSettings
+from baichuan2.settings import ConvertSettings, MergeSettings
 
-__all__ = ["MergedFolder", "merge_adapter"]
+__all__ = ["MergedFolder", "merge_adapter", "merge_lora"]
 
 WEIGHT = ".weight"
 NORM = "norm.weight"
@@ -31,12 +32,44 @@ NORM = "norm.weight"
 
 @dataclass(frozen=True, kw_only=True)
 class MergedFolder:
-    """What was written. `num_changed`: how many weights the adapter changed."""
+    """What was written.
+
+    `num_source_bytes`: of the base's weights. `num_changed`: how many weights the adapter changed. `resumed`: files
+    that an earlier run had finished.
+    """
 
     folder: Path
+    num_source_bytes: int
     num_bytes: int
+    num_tensors: int
     num_changed: int
     seconds: float
+    resumed: int = 0
+
+
+def merge_lora(settings: ConvertSettings, watch: Watch | None = None) -> Converted:
+    """`baichuan2 convert merge-lora`, which is `baichuan2 merge` by its other name.
+
+    Raises: as `merge_adapter`.
+    """
+    merged = merge_adapter(
+        MergeSettings(
+            adapter=settings.source,
+            target=settings.target,
+            base=settings.base,
+            revision=settings.revision,
+            offline=settings.offline,
+        ),
+        watch,
+    )
+    return Converted(
+        path=merged.folder,
+        num_source_bytes=merged.num_source_bytes,
+        num_bytes=merged.num_bytes,
+        num_tensors=merged.num_tensors,
+        seconds=merged.seconds,
+        resumed=merged.resumed,
+    )
 
 
 def merge_adapter(settings: MergeSettings, watch: Callable[[int, int], None] | None = None) -> MergedFolder:
@@ -64,7 +97,7 @@ def merge_adapter(settings: MergeSettings, watch: Callable[[int, int], None] | N
     check_base(((name, source.tensors[name]) for name in source.tensors if name.endswith(NORM)), adapter)
     kept = files_to_copy(source.folder)
     with PartialFolder(target, _identity(source, adapter)) as partial:
-        _write_weights(partial, source, adapter, watch or (lambda *_: None))
+        resumed = _write_weights(partial, source, adapter, watch or (lambda *_: None))
         names = [_shard_name(number, source.num_layers) for number in range(source.num_layers + 1)]
         partial.write_text(INDEX_FILE, index_text(partial.path, names))
         fields = {name: value for name, value in source.fields.items() if name != "auto_map"}  # no code is copied
@@ -74,9 +107,12 @@ def merge_adapter(settings: MergeSettings, watch: Callable[[int, int], None] | N
         finished = partial.finish()
     return MergedFolder(
         folder=finished,
+        num_source_bytes=source.num_bytes,
         num_bytes=sum(path.stat().st_size for path in finished.iterdir()),
+        num_tensors=len(source.shapes),
         num_changed=len(adapter.layers) + len(adapter.whole),
         seconds=time.perf_counter() - started,
+        resumed=resumed,
     )
 
 
@@ -115,20 +151,22 @@ def _shard_name(number: int, num_layers: int) -> str:
     return f"model-{number + 1:05d}-of-{num_layers + 1:05d}.safetensors"
 
 
-def _write_weights(partial: PartialFolder, source: Source, adapter: Adapter, watch: Callable[[int, int], None]) -> None:
-    """A file for each decoder layer, and one for what stands outside of them."""
+def _write_weights(partial: PartialFolder, source: Source, adapter: Adapter, watch: Callable[[int, int], None]) -> int:
+    """A file for each decoder layer, and one for what stands outside of them; how many were there already."""
     watch(0, source.num_layers)
+    resumed = 0
     for layer in range(source.num_layers):
         linears = [name + WEIGHT for name in source.linear_names(layer)]
-        _write_shard(partial, source, adapter, layer, [*linears, *source.plain_names(layer)])
+        resumed += not _write_shard(partial, source, adapter, layer, [*linears, *source.plain_names(layer)])
         watch(layer + 1, source.num_layers)
-    _write_shard(partial, source, adapter, source.num_layers, source.rest_names())
+    return resumed + (not _write_shard(partial, source, adapter, source.num_layers, source.rest_names()))
 
 
-def _write_shard(partial: PartialFolder, source: Source, adapter: Adapter, number: int, keys: list[str]) -> None:
+def _write_shard(partial: PartialFolder, source: Source, adapter: Adapter, number: int, keys: list[str]) -> bool:
+    """Writes one file, unless it is there."""
     name = _shard_name(number, source.num_layers)
     if partial.has(name):
-        return
+        return False
     tensors = {key: _changed(source.tensors[key], key, adapter) for key in keys}
 
     def check(found: Mapping[str, Tensor]) -> dict[str, float]:
@@ -138,6 +176,7 @@ def _write_shard(partial: PartialFolder, source: Source, adapter: Adapter, numbe
     partial.write_shard(name, tensors, check)
     for key in keys:
         source.tensors.release(key)
+    return True
 
 
 def _changed(weight: Tensor, key: str, adapter: Adapter) -> Tensor:

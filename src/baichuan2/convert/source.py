@@ -10,7 +10,7 @@ import torch
 from baichuan2.checkpoints.adapters import CONFIG_NAME as ADAPTER_CONFIG
 from baichuan2.checkpoints.load import read_config
 from baichuan2.checkpoints.locate import locate
-from baichuan2.checkpoints.mapped import MappedTensors
+from baichuan2.checkpoints.mapped import HeldTensors, MappedTensors
 from baichuan2.checkpoints.shards import check_layout, find_weight_files, read_json
 from baichuan2.errors import BaichuanError, CheckpointError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
@@ -31,7 +31,7 @@ class WeightSource:
     name: str
     folder: Path
     fields: dict[str, Any]
-    tensors: MappedTensors
+    tensors: MappedTensors | HeldTensors
     weight_paths: tuple[Path, ...]
 
     @property

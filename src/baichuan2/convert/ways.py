@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+from baichuan2.convert.dequantize import dequantize
 from baichuan2.convert.from_baichuan1 import from_baichuan1
+from baichuan2.convert.merge_lora import merge_lora
 from baichuan2.convert.rewriting import Converted, Watch
 from baichuan2.convert.to_baichuan1 import to_baichuan1
 from baichuan2.convert.to_safetensors import to_safetensors
@@ -16,6 +18,8 @@ CONVERSIONS: dict[str, Callable[[ConvertSettings, Watch | None], Converted]] = {
     "to-safetensors": to_safetensors,
     "to-baichuan1": to_baichuan1,
     "from-baichuan1": from_baichuan1,
+    "merge-lora": merge_lora,
+    "dequantize": dequantize,
 }
 
 

@@ -45,7 +45,16 @@ from baichuan2.quantization.scheme import METHOD, QuantizationSpec
 
 logger = logging.get_logger(__name__)
 
-__all__ = ["FolderKind", "check_quantization", "holds_4_bits", "load_folder", "read_official", "with_source_first"]
+__all__ = [
+    "FolderKind",
+    "check_quantization",
+    "holds_4_bits",
+    "kind_of_quantization",
+    "load_folder",
+    "read_nf4_folder",
+    "read_official",
+    "with_source_first",
+]
 
 FolderKind = Literal["none", "own", "bitsandbytes", "official-4bits"]
 
@@ -189,6 +198,15 @@ def read_official(folder: Path, config: BaichuanConfig) -> tuple[BaichuanConfig,
         CheckpointError: the file is damaged, or does not fit the configuration.
     """
     return _read_here(_read_official, str(folder), {"local_files_only": True}, config)
+
+
+def read_nf4_folder(folder: Path, config: BaichuanConfig) -> tuple[BaichuanConfig, dict[str, Tensor]]:
+    """Of a folder in bitsandbytes' NF4 layout: the same, without that library.
+
+    Raises:
+        CheckpointError: as `read_official`, or the weights are in another 4-bit type.
+    """
+    return _read_here(_read_bnb, str(folder), {"local_files_only": True}, config)
 
 
 def _read_here(

@@ -28,8 +28,15 @@ WAYS = (
 )
 """What `baichuan2 convert` can do, by the word that asks for it."""
 WHOLE = "whole"
-TAKEN_BY = {"container": ("to-safetensors", "to-baichuan1"), "type": ("to-gguf",), "base": ("merge-lora",)}
-"""Flags that mean something to some conversions only."""
+FOLDER_WAYS = tuple(way for way in WAYS if way not in ("to-gguf", "merge-lora"))
+TAKEN_BY = {
+    "container": ("to-safetensors", "to-baichuan1"),
+    "shard_size": FOLDER_WAYS,
+    "dtype": FOLDER_WAYS,
+    "type": ("to-gguf",),
+    "base": ("merge-lora",),
+}
+"""Flags that mean something to some conversions only. An adapter is merged as `baichuan2 merge` does it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +80,11 @@ class ConvertSettings:
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.way is not None and self.way not in WAYS:
-            raise SettingsError(f"unknown conversion {self.way!r}: use one of {', '.join(WAYS)}")
+            raise SettingsError(f"unknown conversion {self.way!r}{_nearest(self.way)}: use one of {', '.join(WAYS)}")
         for name, ways in TAKEN_BY.items():
             default = type(self).__dataclass_fields__[name].default
             if getattr(self, name) != default and self.way is not None and self.way not in ways:
-                raise SettingsError(f"{flag_name(name)} is for {' and '.join(ways)}: {self.way} has no use for it")
+                raise SettingsError(f"{flag_name(name)} is for {', '.join(ways)}: {self.way} has no use for it")
         if self.shard_size != WHOLE:
             try:
                 parse_bytes(self.shard_size)
@@ -88,3 +95,11 @@ class ConvertSettings:
     def shard_bytes(self) -> int | None:
         """The most bytes of a file of weights; None: no limit."""
         return None if self.shard_size == WHOLE else parse_bytes(self.shard_size)
+
+
+def _nearest(word: str) -> str:
+    """The way that was probably meant, as a part of a sentence."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(word.strip().lower().replace("_", "-"), WAYS, n=1, cutoff=0.5)
+    return f" (did you mean {found[0]}?)" if found else ""
