@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from baichuan2.settings.replies import SamplingSettings as SamplingSettings
     from baichuan2.settings.serving import ServeSettings as ServeSettings
     from baichuan2.settings.serving import WebSettings as WebSettings
+    from baichuan2.settings.showing import ShowcaseSettings as ShowcaseSettings
     from baichuan2.settings.training_plans import TrainingPlanSettings as TrainingPlanSettings
 
 __version__ = "0.1.0"
@@ -91,6 +92,7 @@ _MODULES = {
     "settings.models": ("LoadSettings", "MergeSettings", "PlanSettings", "QuantizeSettings"),
     "settings.replies": ("ChatSettings", "OutputSettings", "RunSettings", "SamplingSettings"),
     "settings.serving": ("ServeSettings", "WebSettings"),
+    "settings.showing": ("ShowcaseSettings",),
     "settings.training_plans": ("TrainingPlanSettings",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -121,6 +123,7 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "QuantizeSettings",
     "RunSettings",
     "ServeSettings",
+    "ShowcaseSettings",
     "TrainingPlanSettings",
     "WebSettings",
     "BaichuanConfig",

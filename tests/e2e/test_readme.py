@@ -70,6 +70,8 @@ def run_line(line: str, model_folder: Path) -> int:
         arguments += ["--calibration-tokens", "256"]
     if arguments[0] == "finetune":
         arguments += ["--max-steps", "2"]
+    if arguments[0] == "showcase":
+        arguments += ["--max-new-tokens", "4"]
     if arguments[0] == "bench":
         arguments += ["--turns", "1", "--prompt-tokens", "8", "--new-tokens", "4"]
         arguments += ["--layers", "1"] if "--shape" in arguments else []
@@ -82,6 +84,8 @@ def written_by(line: str) -> str | None:
     words = expanded(line)
     if words[0] == "finetune":
         return words[words.index("--output-dir") + 1]
+    if words[0] == "convert":
+        return words[3]
     return words[2] if words[0] in ("quantize", "merge") and "--report" not in words else None
 
 
@@ -111,7 +115,7 @@ def test_command_runs(line, model_folder, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert run_line(line, model_folder) == 0
     out, err = capsys.readouterr()
-    assert out.strip() or (line.startswith(("quantize", "finetune", "merge")) and "done: " in err)
+    assert out.strip() or (line.startswith(("quantize", "finetune", "merge", "convert")) and "done: " in err)
     assert "error" not in err
 
 

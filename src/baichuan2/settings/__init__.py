@@ -12,6 +12,7 @@ from baichuan2.settings.finetuning import FinetuneSettings
 from baichuan2.settings.models import LoadSettings, MergeSettings, PlanSettings, QuantizeSettings
 from baichuan2.settings.replies import ChatSettings, OutputSettings, RunSettings, SamplingSettings
 from baichuan2.settings.serving import ServeSettings, WebSettings
+from baichuan2.settings.showing import ShowcaseSettings
 from baichuan2.settings.training_plans import TrainingPlanSettings
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "RunSettings",
     "SamplingSettings",
     "ServeSettings",
+    "ShowcaseSettings",
     "TrainingPlanSettings",
     "WebSettings",
     "check_bounds",
