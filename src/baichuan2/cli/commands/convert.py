@@ -10,7 +10,16 @@ from baichuan2.settings.converting import WAYS
 
 SETTINGS = (ConvertSettings, OutputSettings)
 EXAMPLES = """\
-  baichuan2 convert to-safetensors path/to/model copy      files that hold nothing but numbers"""
+  baichuan2 convert to-safetensors path/to/model copy           files that hold nothing but numbers
+  baichuan2 convert to-safetensors path/to/model one --shard-size whole --dtype float16
+  baichuan2 convert to-baichuan1 path/to/model plain-head       for programs that know Baichuan 1 only
+  baichuan2 convert to-baichuan1 path/to/model old --container bin   the same in pytorch_model.bin
+  baichuan2 convert from-baichuan1 plain-head back              and back, or Baichuan 1 itself
+  baichuan2 convert to-llama path/to/7b llama                   for every engine that runs LLaMA
+  baichuan2 convert from-llama path/to/llamafied model          a 7B in the Llama layout, for this package
+  baichuan2 convert to-gguf path/to/model model.gguf --type q8_0   for llama.cpp
+  baichuan2 convert merge-lora path/to/adapter merged           an adapter into the weights, as baichuan2 merge
+  baichuan2 convert dequantize path/to/int4 plain               16-bit weights out of fewer bits"""
 
 
 def run(settings: ConvertSettings, output: OutputSettings) -> int:
@@ -37,10 +46,12 @@ def run(settings: ConvertSettings, output: OutputSettings) -> int:
     if output.json:
         print_json(
             {
+                "way": settings.way,
                 "path": str(result.path),
                 "source_bytes": result.num_source_bytes,
                 "bytes": result.num_bytes,
                 "tensors": result.num_tensors,
+                "resumed": result.resumed,
                 "seconds": result.seconds,
             }
         )
