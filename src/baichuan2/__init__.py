@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from baichuan2.model.tokenization_baichuan import BaichuanTokenizer as BaichuanTokenizer
     from baichuan2.settings.benchmarks import BenchmarkSettings as BenchmarkSettings
     from baichuan2.settings.converting import ConvertSettings as ConvertSettings
+    from baichuan2.settings.comparing import CompareSettings as CompareSettings
     from baichuan2.settings.evaluating import EvaluationSettings as EvaluationSettings
     from baichuan2.settings.finetuning import FinetuneSettings as FinetuneSettings
     from baichuan2.settings.models import LoadSettings as LoadSettings
@@ -90,6 +91,7 @@ _MODULES = {
     "settings.evaluating": ("EvaluationSettings",),
     "settings.finetuning": ("FinetuneSettings",),
     "settings.models": ("LoadSettings", "MergeSettings", "PlanSettings", "QuantizeSettings"),
+    "settings.comparing": ("CompareSettings",),
     "settings.replies": ("ChatSettings", "OutputSettings", "RunSettings", "SamplingSettings"),
     "settings.serving": ("ServeSettings", "WebSettings"),
     "settings.showing": ("ShowcaseSettings",),
@@ -121,6 +123,7 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "OutputSettings",
     "PlanSettings",
     "QuantizeSettings",
+    "CompareSettings",
     "RunSettings",
     "ServeSettings",
     "ShowcaseSettings",

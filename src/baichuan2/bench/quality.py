@@ -15,7 +15,7 @@ from torch import Tensor
 
 from baichuan2.errors import DataError, QuantizationError
 
-__all__ = ["Quality", "QualityMeter", "compare_logits", "compare_models", "token_windows"]
+__all__ = ["Places", "Quality", "QualityMeter", "compare_logits", "compare_models", "token_windows"]
 
 BLOCK_ELEMENTS = 2**24
 """Logits of one model that are alive at once: 64 MiB in float32."""
@@ -106,6 +106,10 @@ class QualityMeter:
         self._agreeing.append((likeliest[0] == likeliest[1]).double().cpu())
         self._right.append(torch.stack([choices == targets for choices in likeliest]).double().cpu())
 
+    def logprobs_of_targets(self) -> Tensor:
+        """What reference and other gave to the tokens that came next: natural logarithms (2, n), float64."""
+        return -torch.cat(self._losses, 1) if self._losses else torch.zeros(2, 0, dtype=torch.float64)
+
     def add_groups(self, sizes: Sequence[int]) -> None:
         """Says how many of the places, in the order in which they are added, belong to each sequence."""
         self._group_sizes += sizes
@@ -178,7 +182,7 @@ def compare_models(
         batch, places = [sequences[index] for index in chosen], [first[index] for index in chosen]
         targets = torch.cat([sequence[place + 1 :] for sequence, place in zip(batch, places, strict=True)])
         meter.add_groups([len(sequence) - 1 - place for sequence, place in zip(batch, places, strict=True)])
-        expected, measured = _Places(reference, batch, places), _Places(other, batch, places)
+        expected, measured = Places(reference, batch, places), Places(other, batch, places)
         for block in expected.blocks():
             meter.add(expected.logits(block), measured.logits(block), targets[block])
             if progress is not None:
@@ -208,7 +212,7 @@ def compare_logits(
     first = _first_places(sequences, starts)
     total = sum(max(0, len(sequence) - 1 - place) for sequence, place in zip(sequences, first, strict=True))
     for chosen in _batches(sequences, first, batch_size):
-        expected = _Places(reference, [sequences[index] for index in chosen], [first[index] for index in chosen])
+        expected = Places(reference, [sequences[index] for index in chosen], [first[index] for index in chosen])
         start = 0
         for index in chosen:
             sequence, given = sequences[index], logits(index)
@@ -276,7 +280,7 @@ def _batches(sequences: Sequence[Tensor], first: Sequence[int], size: int) -> It
         yield usable[start : start + size]
 
 
-class _Places:
+class Places:
     """The counted places of a batch, in order, and their logits on demand."""
 
     def __init__(self, model: Any, batch: Sequence[Tensor], first: Sequence[int]) -> None:

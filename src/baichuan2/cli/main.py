@@ -49,6 +49,7 @@ COMMANDS = {
     "quantize": Command("baichuan2.cli.commands.quantize", "write a model in 8 or 4 bits"),
     "convert": Command("baichuan2.cli.commands.convert", "turn a model into other layouts, or others into this one"),
     "showcase": Command("baichuan2.cli.commands.showcase", "watch a model answer example questions of many kinds"),
+    "compare": Command("baichuan2.cli.commands.compare", "tell two models apart, or two forms of one, and say why"),
     "plan": Command("baichuan2.cli.commands.plan", "show which precision and context fit into memory"),
     "info": Command("baichuan2.cli.commands.info", "show versions, devices, extras and embedded models"),
 }

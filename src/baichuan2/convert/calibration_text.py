@@ -2,14 +2,11 @@
 
 import gzip
 import hashlib
-import json
-import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
+from baichuan2.chat.text_files import Document, iter_documents, read_file
 from baichuan2.checkpoints.load import read_generation_config, read_tokenizer
 from baichuan2.convert.source import Source
 from baichuan2.errors import DataError, MessageError
@@ -21,7 +18,6 @@ __all__ = ["CalibrationText", "read_calibration_text"]
 BUILT_IN = "calibration.jsonl.gz"
 WINDOW_TOKENS = 512
 MIN_TOKENS = 16
-LARGEST_FILE = 1 << 28  # bytes: a text a thousand times as long as what is used is a mistake
 # what is kept of each token while the model runs: one hidden state of the quantised and one of the whole model
 LARGEST_STATES = 1 << 30
 
@@ -52,7 +48,7 @@ def read_calibration_text(path: str | None, source: Source, max_tokens: int) -> 
         TokenizerError: the folder has no usable tokenizer.model.
     """
     content, name = _read(path)
-    documents = list(_documents(content, name, is_built_in=path is None))
+    documents = list(iter_documents(content, name, is_json=True if path is None else None))
     tokenizer = read_tokenizer(source.folder, source.config)
     is_chat = getattr(read_generation_config(source.folder), "user_token_id", None) is not None
     most = min(max_tokens, LARGEST_STATES // (8 * int(source.config.hidden_size)))
@@ -74,50 +70,10 @@ def read_calibration_text(path: str | None, source: Source, max_tokens: int) -> 
 def _read(path: str | None) -> tuple[bytes, str]:
     if path is None:
         return gzip.decompress(files("baichuan2.convert").joinpath(BUILT_IN).read_bytes()), "built-in"
-    file = Path(path).expanduser()
-    try:
-        if file.stat().st_size > LARGEST_FILE:
-            raise DataError(f"--calibration {path} has {file.stat().st_size} bytes, at most {LARGEST_FILE} are read")
-        return file.read_bytes(), file.name
-    except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise DataError(f"--calibration {path} cannot be read: {reason}") from error
+    return read_file(path, "--calibration")
 
 
-def _documents(content: bytes, name: str, *, is_built_in: bool) -> Iterator[str | list[Mapping[str, Any]]]:
-    """Texts and conversations, in order."""
-    try:
-        text = content.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name} is no UTF-8 text (byte {error.start})") from error
-    if is_built_in or name.endswith((".jsonl", ".json")):
-        yield from _json_documents(text, name)
-        return
-    for paragraph in re.split(r"\n[ \t]*(?:\n[ \t]*)+", text):
-        if paragraph.strip():
-            yield paragraph.strip("\n")
-
-
-def _json_documents(text: str, name: str) -> Iterator[str | list[Mapping[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{name}, line {number}: no JSON ({' '.join(str(error).split())})") from error
-        entry = value if isinstance(value, dict) else {}
-        found = entry.get("text", entry.get("messages"))
-        if not isinstance(found, str) and not (isinstance(found, list) and found):
-            raise DataError(f'{name}, line {number}: expected an object with a "text" or "messages"')
-        yield found
-
-
-def _ids(
-    tokenizer: BaichuanTokenizer, document: str | list[Mapping[str, Any]], *, is_chat: bool, where: str
-) -> list[int]:
+def _ids(tokenizer: BaichuanTokenizer, document: Document, *, is_chat: bool, where: str) -> list[int]:
     """Token ids; a Base model, which knows no roles, gets the messages of a conversation as lines."""
     if isinstance(document, str):
         return tokenizer.encode_text(document)

@@ -5,6 +5,7 @@ own value". Precedence: flag, then environment variable, then the checkpoint, th
 """
 
 from baichuan2.settings.benchmarks import BenchmarkSettings
+from baichuan2.settings.comparing import CompareSettings
 from baichuan2.settings.converting import ConvertSettings
 from baichuan2.settings.evaluating import EvaluationSettings
 from baichuan2.settings.fields import check_bounds, flag_name, parse_bytes, setting
@@ -19,6 +20,7 @@ __all__ = [
     "BenchmarkSettings",
     "ChatSettings",
     "ConvertSettings",
+    "CompareSettings",
     "EvaluationSettings",
     "FinetuneSettings",
     "LoadSettings",
