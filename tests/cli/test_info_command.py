@@ -14,7 +14,7 @@ from baichuan2.settings import OutputSettings
 def test_report_has_versions_devices_extras_and_embedded_models(capsys):
     assert main(["info", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert set(report) == {"versions", "extras", "devices", "kernels", "embedded_models"}
+    assert set(report) == {"versions", "extras", "devices", "accelerator", "kernels", "embedded_models"}
     assert report["versions"]["baichuan2"] == baichuan2.__version__
     assert report["versions"]["python"] == platform.python_version()
     assert report["versions"]["torch"].startswith("2.")

@@ -258,3 +258,23 @@ def test_deepspeed_alone_starts_without_launcher_and_agrees_on_bfloat16(fixed, t
     assert found["bf16"] == found["deepspeed_bf16"]
     if fixed:
         assert found["bf16"] is True
+
+
+@on_processor
+def test_another_kind_of_accelerator_takes_the_official_flags(tmp_path, monkeypatch):
+    """The framework, which finds no accelerator here, would refuse --tf32."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("xpu"))
+    monkeypatch.setattr(arguments_module, "has_fused_adamw", lambda kind: kind != "xpu")
+    parsed = read("--tf32 True --optim adamw_torch_fused", tmp_path)
+    assert (parsed.tf32, parsed.optim) == (None, "adamw_torch")
+    assert parsed.remarks == (
+        "training on xpu without --tf32, which is a number format of NVIDIA's GPUs",
+        "training on xpu by --optim adamw_torch: torch has no fused one for it",
+    )
+    assert read("--tf32 False --optim sgd", tmp_path).remarks == ()
+    monkeypatch.setattr(arguments_module, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(arguments_module, "title", lambda name: "Old One")
+    with pytest.raises(SettingsError, match=r"^--bf16: xpu:0 \(Old One\) does not compute in bfloat16"):
+        read("--bf16 True", tmp_path)

@@ -75,10 +75,10 @@ def measure_here(task: Task) -> Turn:
     """
     import torch
 
-    from baichuan2.checkpoints.device import pick_device
+    from baichuan2.devices import pick_device
 
     device = pick_device(str(task.load.get("device", "auto")))
-    clock = _Clock(device.type)
+    clock = _Clock(device)
     runner: _Ours | _Llama = _Ours(task) if task.engine == "baichuan2" else _Llama(task, device)
     gc.collect()
     reset_peak()
@@ -118,31 +118,31 @@ def measure_here(task: Task) -> Turn:
 class _Clock:
     """Time and memory of the device: an accelerator computes on while the processor goes ahead."""
 
-    def __init__(self, kind: str) -> None:
-        import torch
-
-        # each backend is a module of torch
-        self._backend: Any = None if kind == "cpu" else getattr(torch, kind, None)
+    def __init__(self, device: Any) -> None:
+        self._device = device
+        self._is_processor = device.type == "cpu"
 
     def now(self) -> float:
         """The time at which everything given to the device is done."""
-        if self._backend is not None:
-            self._backend.synchronize()
+        from baichuan2.devices import synchronize
+
+        synchronize(self._device)
         return time.perf_counter()
 
     def peak(self) -> int | None:
         """Bytes at the highest point since `reset_peak`; on an accelerator those that tensors took there."""
-        if self._backend is None:
-            return process_memory().peak
-        highest = getattr(self._backend, "max_memory_allocated", None)
-        return None if highest is None else int(highest())
+        from baichuan2.devices import peak_memory
+
+        return process_memory().peak if self._is_processor else peak_memory(self._device)
 
     def reset_peak(self) -> None:
         """Makes the present memory the peak, where the system can."""
-        if self._backend is None:
+        from baichuan2.devices import reset_peak_memory
+
+        if self._is_processor:
             reset_peak()
-        elif hasattr(self._backend, "reset_peak_memory_stats"):
-            self._backend.reset_peak_memory_stats()
+        else:
+            reset_peak_memory(self._device)
 
 
 def _ids(task: Task, length: int, vocab_size: int) -> list[list[int]]:

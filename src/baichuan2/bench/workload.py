@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from baichuan2.bench.random_weights import write_random_model
 from baichuan2.bench.turn import Task
-from baichuan2.checkpoints.device import pick_device
 from baichuan2.checkpoints.locate import locate
 from baichuan2.checkpoints.memory import Place, accelerator, main_memory
 from baichuan2.checkpoints.plan import FLOAT_BITS, RELEASED_SHAPES, Estimate, estimate, find_config, make_plan
+from baichuan2.devices import pick_device
 from baichuan2.errors import CheckpointError, MemoryShortageError, SettingsError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.quantization.scheme import QuantizationSpec

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from baichuan2.checkpoints.adapters import CONFIG_NAME as ADAPTER_FILE
 from baichuan2.checkpoints.adapters import attach, base_of, check_base, merge_into, read_adapter
-from baichuan2.checkpoints.device import pick_device, placement
+from baichuan2.checkpoints.device import placement
 from baichuan2.checkpoints.locate import DEMO_DIR, locate
 from baichuan2.checkpoints.network import check_weights, empty_model, read_network
 from baichuan2.checkpoints.plan import check_fits
@@ -32,6 +32,7 @@ from baichuan2.checkpoints.shards import (
     read_json,
 )
 from baichuan2.checkpoints.threads import use_threads
+from baichuan2.devices import pick_device
 from baichuan2.errors import BaichuanError, CheckpointError, SettingsError, TokenizerError
 from baichuan2.kernels import library
 from baichuan2.model.configuration_baichuan import BaichuanConfig

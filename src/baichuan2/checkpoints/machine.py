@@ -32,24 +32,17 @@ def describe_hardware() -> dict[str, Any]:
     """The processor, what of it may be used, main memory and the accelerators."""
     import torch
 
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    count = torch.accelerator.device_count() if accelerator is not None else 0
+    from baichuan2.devices import available_devices, title
+
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     return {
         "processor": _processor(),
         "cores": len(allowed) if allowed is not None else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "accelerators": [_accelerator(str(accelerator), index) for index in range(count)],
+        "accelerators": [title(name) for name in available_devices() if name != "cpu"],
         "memory_bytes": main_memory().total,
         "system": platform.platform(),
     }
-
-
-def _accelerator(kind: str, index: int) -> str:
-    import torch
-
-    name = getattr(getattr(torch, kind.partition(":")[0], None), "get_device_name", None)
-    return str(name(index)) if name is not None else kind
 
 
 def _processor() -> str:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from baichuan2.checkpoints.device import available_devices, device_memory
+from baichuan2.devices import available_devices, device_memory
 from baichuan2.settings import parse_bytes
 
 __all__ = ["Place", "accelerator", "given_places", "main_memory", "places"]

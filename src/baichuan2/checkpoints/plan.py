@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from baichuan2.checkpoints.device import available_devices, pick_device
 from baichuan2.checkpoints.locate import locate
 from baichuan2.checkpoints.memory import Place, accelerator, given_places, main_memory
 from baichuan2.checkpoints.shards import read_json
+from baichuan2.devices import available_devices, pick_device
 from baichuan2.errors import CheckpointError, MemoryShortageError, SettingsError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.cost import (

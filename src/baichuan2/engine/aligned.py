@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.cache_utils import Cache
 
+from baichuan2.devices import plans_attention_by_length
 from baichuan2.engine.batch import Held, Pace, Part
 from baichuan2.engine.cache import BLOCK, GrowingLayer, new_cache
 from baichuan2.engine.graphs import GraphModel, graph_model
@@ -325,7 +326,7 @@ def _attention_for_any_length(device: torch.device) -> AbstractContextManager[ob
     """Without cuDNN's attention, which plans anew for every length of a prompt: 50 ms of the 70 that one of 300 tokens
     takes on an H200.
     """
-    if device.type != "cuda":
+    if not plans_attention_by_length(device):
         return nullcontext()
     return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 

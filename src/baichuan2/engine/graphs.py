@@ -12,7 +12,6 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from baichuan2.devices import Recorder, current_stream, on_device, supports_graphs
 from baichuan2.engine.cache import GrowingLayer
 from baichuan2.engine.processor import KNOWN, ProcessorModel, StepOutput, is_made_of
 from baichuan2.engine.step_kernels import (
@@ -66,7 +66,7 @@ def graph_model(model: Any, firsts: Sequence[int]) -> Any:
     Raises:
         SettingsError: the environment variable GRAPHS is none of CHOICES.
     """
-    if _chosen() == "off" or model.device.type != "cuda":
+    if _chosen() == "off" or not supports_graphs(model.device):
         return _without_graphs(model)
     from baichuan2.model.modeling_baichuan import BaichuanForCausalLM  # seconds, if there is no such model yet
 
@@ -74,7 +74,7 @@ def graph_model(model: Any, firsts: Sequence[int]) -> Any:
         return model
     reason = _why_not(model, is_fused=_wants_fused(model))
     if reason is not None:
-        log.debug("no CUDA graphs: %s", reason)
+        log.debug("steps are not recorded: %s", reason)
         return _without_graphs(model)
     state = _state_of(model)  # it stays after a failure, which is not to be tried again
     return model if state.failure is not None else GraphModel(model, firsts, state)
@@ -147,8 +147,7 @@ class State:
     failure: str | None = None
     steps: OrderedDict[tuple[int, ...], _Step] = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    pool: Any = None
-    stream: Any = None
+    recorder: Recorder = field(default_factory=Recorder)
     played: Any = None  # the event after which a step's inputs and logits may be written again, by any stream
 
 
@@ -268,9 +267,9 @@ class GraphModel:
         with state.lock:
             if was_fused and not state.is_fused:
                 return  # another thread has given up Triton meanwhile; without it nothing has failed yet
-            log.debug("a CUDA graph could not be recorded%s", " with Triton" if was_fused else "", exc_info=error)
+            log.debug("a step could not be recorded%s", " with Triton" if was_fused else "", exc_info=error)
             state.steps.clear()
-            state.pool = None
+            state.recorder.forget()
             state.is_fused = False
             state.failure = _why_not(self._model, is_fused=False) if was_fused else f"{type(error).__name__}: {error}"
 
@@ -305,7 +304,7 @@ class GraphModel:
             cache.layers.append(layer)
         places = Places(torch.zeros(1, dtype=torch.long, device=ids.device), self._firsts, num_new)
         slopes = None if decoder.alibi is None else decoder.alibi.slopes
-        with _on(ids.device):
+        with on_device(ids.device):
             kernels = PromptKernels(places, heads, slopes, [layer.self_attn for layer in decoder.layers])
             kernels.bind(cache)
             logits = step_logits(model, ids, places, kernels, self._head_weight(), keep)
@@ -320,8 +319,8 @@ class GraphModel:
             for layer in cache.layers:
                 layer.reserve(num_new, layer.buffers[0][0])
         state = self._state
-        with state.lock, _on(ids.device):
-            present = torch.cuda.current_stream() if ids.is_cuda else None
+        with state.lock, on_device(ids.device):
+            present = current_stream(ids.device)
             if present is not None and state.played is not None:
                 present.wait_event(state.played)  # another stream may still play this step
             step = self._step(ids, cache)
@@ -388,32 +387,9 @@ class GraphModel:
         def compute() -> None:
             step.logits = step_logits(model, step.ids, step.places, step.kernels, step.head)
 
-        if not self._state.is_recorded:
-            step.play = compute
-            return
-        state, present = self._state, torch.cuda.current_stream()
-        if state.stream is None:
-            state.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        if state.pool is None:
-            state.pool = torch.cuda.graph_pool_handle()
-        state.stream.wait_stream(present)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.stream(state.stream):
-                compute()  # compiles and chooses kernels; the graph writes the same to the same places
-            with torch.cuda.graph(graph, pool=state.pool, stream=state.stream, capture_error_mode="thread_local"):
-                compute()
-        finally:
-            torch.cuda.set_stream(present)  # a recording that fails leaves its own behind
-        present.wait_stream(state.stream)
-        step.play = graph.replay
+        step.play = self._state.recorder.record(compute) if self._state.is_recorded else compute
 
 
 def _is_recorded_by_torch(device: torch.device) -> bool:
     """Whether torch would do more than compute: keep what gradients need, or cast."""
     return torch.is_grad_enabled() or torch.is_autocast_enabled(device.type)
-
-
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Makes a GPU the present one, for Triton and graphs, which look at nothing else."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

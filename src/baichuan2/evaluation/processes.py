@@ -56,14 +56,11 @@ def is_first() -> bool:
 
 def own_device(device: str) -> str:
     """The accelerator of this process among those of its machine, where several processes share one machine's."""
-    if num_processes() == 1 or device not in ("auto", "cuda", "npu", "xpu"):
+    if num_processes() == 1 or device == "cpu" or ":" in device:
         return device
-    import torch
+    from baichuan2.devices import own_accelerator  # with torch, which a wrong flag need not wait for
 
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if accelerator is None or (device != "auto" and accelerator.type != device):
-        return device
-    return f"{accelerator.type}:{_number('LOCAL_RANK', 0) % torch.accelerator.device_count()}"
+    return own_accelerator(device, _number("LOCAL_RANK", 0)) or device
 
 
 def join() -> None:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
+from baichuan2.devices import GPU, has_bfloat16, has_fused_adamw, has_tf32, pick_device, title
 from baichuan2.errors import BaichuanError, MissingExtraError, SettingsError
 from baichuan2.finetune import processes
 from baichuan2.finetune.old_flags import in_todays_words, nearest
@@ -65,6 +66,8 @@ class FinetuneArguments(TrainingArguments):
         config = read_deepspeed_config(self.deepspeed)
         if self.use_cpu or not torch.accelerator.is_available():
             self._settle_on_processor(config)
+        else:
+            self._settle_on_accelerator(pick_device())
         super().__post_init__()
 
     def _check_numbers(self) -> None:
@@ -75,6 +78,24 @@ class FinetuneArguments(TrainingArguments):
         for name in ("num_train_epochs", "learning_rate", "weight_decay", "max_grad_norm"):
             if not 0 <= float(getattr(self, name) or 0) < float("inf"):
                 raise SettingsError(f"--{name} must be a number from 0 on, got {getattr(self, name)}")
+
+    def _settle_on_accelerator(self, device: torch.device) -> None:
+        """Leaves out what a kind of accelerator does not know, so that the official commands run on each of them.
+
+        Raises:
+            SettingsError: the numbers asked for are none of its own, and others would make another training of it.
+        """
+        if device.type != GPU and (self.bf16 or self.bf16_full_eval) and not has_bfloat16(device):
+            flag = "--bf16" if self.bf16 else "--bf16_full_eval"
+            raise SettingsError(
+                f"{flag}: {device} ({title(str(device))}) does not compute in bfloat16: take --fp16 True or neither"
+            )
+        if self.tf32 and not has_tf32(device.type):
+            self.tf32 = None
+            self.remarks += (f"training on {device.type} without --tf32, which is a number format of NVIDIA's GPUs",)
+        if vars(self)["optim"] == "adamw_torch_fused" and not has_fused_adamw(device.type):
+            self.optim = "adamw_torch"
+            self.remarks += (f"training on {device.type} by --optim adamw_torch: torch has no fused one for it",)
 
     def _settle_on_processor(self, deepspeed_config: dict[str, Any] | None) -> None:
         had_choice = torch.accelerator.is_available()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from transformers import TrainerCallback
 
+from baichuan2.devices import wide_dtype
 from baichuan2.errors import SettingsError
 from baichuan2.finetune.reference import PairsWithReference, collate_pairs, read_reference, write_reference
 from baichuan2.finetune.trainer import BaichuanTrainer
@@ -62,7 +63,7 @@ class _Sums:
         rewards = beta * (policy - reference)
         margins = rewards[:, 0] - rewards[:, 1]
         columns = [losses, *rewards.unbind(1), margins > 0, margins, *policy.unbind(1), torch.ones_like(losses)]
-        values = torch.stack([column.detach().double().sum() for column in columns])
+        values = torch.stack([column.detach().to(wide_dtype(column.device)).sum() for column in columns])
         self.total = values if self.total is None else self.total + values
 
 

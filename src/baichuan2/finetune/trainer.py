@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from baichuan2.devices import random_state_kept, wide_dtype
 from baichuan2.errors import BaichuanError, TrainingError
 from baichuan2.finetune import folders
 from baichuan2.finetune.arguments import seed_of_data
@@ -191,9 +192,7 @@ class BaichuanTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The framework's; random numbers of training go on as if there had been no evaluation."""
-        device = self.args.device
-        devices = [device] if device.type not in ("cpu", "mps", "meta") else []
-        with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
+        with random_state_kept(self.args.device):
             return dict(super().evaluate(*args, **kwargs))
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
@@ -222,7 +221,8 @@ class BaichuanTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             total = -model(**inputs, return_logprobs=True).logprobs.sum()
         counted = without_first_labels(inputs["labels"], inputs["attention_mask"], IGNORED_LABEL)[:, 1:]
-        sums = torch.stack([total.double(), (counted != IGNORED_LABEL).sum().double()])
+        wide = wide_dtype(total.device)
+        sums = torch.stack([total.to(wide), (counted != IGNORED_LABEL).sum().to(wide)])
         self._sums.append(sums)
         return (sums[0] / sums[1]).float(), None, None
 

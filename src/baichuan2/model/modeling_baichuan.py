@@ -25,6 +25,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from baichuan2.devices import GPU
 from baichuan2.errors import CheckpointError
 from baichuan2.model.alibi import BaichuanAlibi
 from baichuan2.model.attention import use_functions
@@ -96,7 +97,7 @@ class BaichuanPreTrainedModel(PreTrainedModel):
 
     def cuda(self, device: int | torch.device | None = None) -> Self:
         """This model on a CUDA device; the framework refuses it for 8-bit weights, which our layers can move."""
-        return self.to("cuda" if device is None else device)
+        return self.to(GPU if device is None else device)
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:

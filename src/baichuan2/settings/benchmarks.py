@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from baichuan2.errors import SettingsError
-from baichuan2.settings.fields import check_bounds, language_setting, offline_setting, revision_setting, setting
+from baichuan2.settings.fields import (
+    check_bounds,
+    device_setting,
+    language_setting,
+    offline_setting,
+    revision_setting,
+    setting,
+)
 
 PRECISIONS = ("stored", "16", "int8", "int4", "nf4")
 
@@ -31,7 +38,7 @@ class BenchmarkSettings:
         f"with commas, of {', '.join(PRECISIONS)}; not given: as stored, with --shape 16,int8,int4",
         metavar="NAMES",
     )
-    device: str = setting("auto", "where to run: auto, cpu, cuda, cuda:1, npu, xpu, mps", metavar="DEVICE")
+    device: str = device_setting()
     prompt_tokens: int = setting(128, "of the prompt, random ids", minimum=1, metavar="N")
     new_tokens: int = setting(64, "decoded after the first one in each turn", minimum=1, metavar="N")
     batch: int = setting(1, "sequences at once", minimum=1, maximum=1024, metavar="N")

@@ -54,6 +54,11 @@ def language_setting() -> Any:
     )
 
 
+def device_setting() -> Any:
+    """The field of every command that runs a model: on which device, a name that `devices.pick_device` takes."""
+    return setting("auto", "where to run: auto, cpu, cuda, cuda:1, npu, xpu, mps", metavar="DEVICE")
+
+
 def offline_setting() -> Any:
     """The field of every command that reads a model: whether the hub may be asked."""
     return setting(False, "never contact the hub; use local files only", environment="HF_HUB_OFFLINE")

@@ -9,6 +9,7 @@ from baichuan2.errors import SettingsError
 from baichuan2.settings.fields import (
     KV_CACHE_HELP,
     check_bounds,
+    device_setting,
     flag_name,
     language_setting,
     offline_setting,
@@ -41,7 +42,7 @@ class LoadSettings:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "number format of the weights in memory; auto: the checkpoint's own"
     )
-    device: str = setting("auto", "where to run: auto, cpu, cuda, cuda:1, npu, xpu, mps", metavar="DEVICE")
+    device: str = device_setting()
     quantize: Literal["none", "int8", "int4"] = setting(
         "none",
         "weights in 8 or 4 bits in memory, made while loading: 1 (int8) or 9 minutes (int4) of one core for 7B; "

@@ -23,7 +23,7 @@ EXAMPLES = """\
   baichuan2 bench --shape 7b                                no model at hand: random weights in 16, 8 and 4 bits
   baichuan2 bench --shape 13b --precisions int4 --llama none
   baichuan2 bench --shape 7b --layers 4                     a part of it, for a small machine
-  baichuan2 bench --shape 13b --prompt-tokens 512 --new-tokens 2048 --device cuda"""
+  baichuan2 bench --shape 13b --prompt-tokens 512 --new-tokens 2048 --device auto"""
 
 
 def run(settings: BenchmarkSettings, output: OutputSettings) -> int:

@@ -41,6 +41,7 @@ def collect() -> dict[str, Any]:
         },
         "extras": {extra: {name: installed_version(name) for name in names} for extra, names in EXTRAS.items()},
         "devices": devices(),
+        "accelerator": accelerator(),
         "kernels": kernels(),
         "embedded_models": embedded_models(Path(baichuan2.__file__).parent / "demo"),
     }
@@ -74,14 +75,24 @@ def devices() -> dict[str, str]:
         import torch
 
         from baichuan2.checkpoints.threads import use_threads
+        from baichuan2.devices import available_devices, title
 
         found["cpu"] += f", {use_threads(None)} threads, {torch.backends.cpu.get_cpu_capability()}"
-        accelerator = torch.accelerator.current_accelerator()
-        for index in range(torch.accelerator.device_count() if accelerator is not None else 0):
-            found[f"{accelerator}:{index}"] = device_title(str(accelerator), index)
+        found |= {name: title(name) for name in available_devices() if name != "cpu"}
     except Exception as error:  # whatever a broken installation raises belongs into the report
         found["torch"] = f"broken: {type(error).__name__}: {one_line(str(error))}"
     return found
+
+
+def accelerator() -> dict[str, str]:
+    """What kind of accelerator `--device auto` takes, how it is computed on and whether that was tried; maybe empty."""
+    try:
+        from baichuan2.devices import describe, pick_device
+
+        kind = pick_device().type
+        return {} if kind == "cpu" else describe(kind)
+    except Exception:  # a broken torch, which `devices` reports
+        return {}
 
 
 def kernels() -> dict[str, str]:
@@ -97,14 +108,6 @@ def kernels() -> dict[str, str]:
         return {"quantised products": f"broken: {type(error).__name__}: {one_line(str(error))}"}
     way = "torch's (slower)" if found is None else f"own, {found}"
     return {"quantised products": way if remark is None else f"{way}; {remark}"}
-
-
-def device_title(kind: str, index: int) -> str:
-    """The maker's name of an accelerator where its backend tells one, else its kind."""
-    import torch
-
-    name = getattr(getattr(torch, kind, None), "get_device_name", None)  # each backend is a module of torch
-    return str(name(index)) if name is not None else kind
 
 
 def embedded_models(folder: Path) -> dict[str, str]:
