@@ -1,9 +1,7 @@
 """A 7B-like model as a GGUF file of llama.cpp's `llama` architecture, and what such a file holds, read back.
 
-The three differences between the layouts: W_pack is split into its three parts; llama.cpp turns neighbouring values of
-a head where our rotation turns its halves, so the rows of queries and keys are reordered; and the head is stored with
-rows of unit length, as the file format has no normalised head. None of them changes which weights share a block of a
-quantised format: those run along a row.
+What stands where is the package's (`convert/gguf_layout.py`). None of its differences from our layout changes which
+weights share a block of a quantised format: those run along a row.
 """
 
 from dataclasses import dataclass
@@ -16,27 +14,10 @@ from gguf import GGUFReader, GGUFWriter
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from baichuan2.convert.gguf_layout import NORM_NAMES, PACKED_NAMES, PLAIN_NAMES, gguf_tensors, to_halves
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
 
-PLAIN_NAMES = {
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-NORM_NAMES = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
-PACKED_NAMES = ("attn_q", "attn_k", "attn_v")
 LINEAR_NAMES = (*PACKED_NAMES, *PLAIN_NAMES)
-
-
-def to_neighbours(weight: Tensor, num_heads: int) -> Tensor:
-    """Rows (H*D, K) of heads whose halves are turned -> the same rows with the values of a pair side by side."""
-    return weight.unflatten(0, (num_heads, 2, -1)).transpose(1, 2).flatten(0, 2)
-
-
-def to_halves(weight: Tensor, num_heads: int) -> Tensor:
-    """The inverse of `to_neighbours`."""
-    return weight.unflatten(0, (num_heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
 def write_gguf(model: BaichuanForCausalLM, path: Path) -> None:
@@ -58,22 +39,10 @@ def write_gguf(model: BaichuanForCausalLM, path: Path) -> None:
     writer.add_tokenizer_model("no_vocab")  # only ids are ever fed
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     state = {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
-
-    def add(name: str, tensor: Tensor) -> None:
-        writer.add_tensor(f"{name}.weight", tensor.contiguous().numpy())
-
-    add("token_embd", state["model.embed_tokens.weight"])
-    add("output_norm", state["model.norm.weight"])
-    head = state["lm_head.weight"]
-    add("output", normalize(head) if config.normalized_head else head)
-    for layer in range(config.num_hidden_layers):
-        ours, theirs = f"model.layers.{layer}", f"blk.{layer}"
-        query, key, value = state[f"{ours}.self_attn.W_pack.weight"].chunk(3)
-        add(f"{theirs}.attn_q", to_neighbours(query, heads))
-        add(f"{theirs}.attn_k", to_neighbours(key, heads))
-        add(f"{theirs}.attn_v", value)
-        for their_name, our_name in (PLAIN_NAMES | NORM_NAMES).items():
-            add(f"{theirs}.{their_name}", state[f"{ours}.{our_name}.weight"])
+    for tensor in gguf_tensors(config):
+        weight = state[tensor.source]
+        weight = weight if tensor.rows is None else weight[tensor.rows]
+        writer.add_tensor(tensor.name, (normalize(weight) if tensor.is_normalized else weight).contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

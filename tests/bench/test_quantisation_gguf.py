@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from baichuan2.convert.gguf_layout import to_halves, to_neighbours
 from baichuan2.model.rope import rotate
 from tests.tiny import tiny_model
 
 pytest.importorskip("gguf", reason="the gguf package writes and reads the files of llama.cpp")
-from benchmarks.quantisation_gguf import read_contents, read_state, to_halves, to_neighbours, write_gguf
+from benchmarks.quantisation_gguf import read_contents, read_state, write_gguf
 
 
 def test_neighbours_turn_as_halves_do() -> None:

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 from baichuan2.convert.dequantize import dequantize
 from baichuan2.convert.from_baichuan1 import from_baichuan1
+from baichuan2.convert.from_llama import from_llama
 from baichuan2.convert.merge_lora import merge_lora
 from baichuan2.convert.rewriting import Converted, Watch
 from baichuan2.convert.to_baichuan1 import to_baichuan1
+from baichuan2.convert.to_gguf import to_gguf
 from baichuan2.convert.to_llama import to_llama
 from baichuan2.convert.to_safetensors import to_safetensors
 from baichuan2.errors import SettingsError
@@ -18,8 +20,10 @@ __all__ = ["convert_checkpoint"]
 CONVERSIONS: dict[str, Callable[[ConvertSettings, Watch | None], Converted]] = {
     "to-safetensors": to_safetensors,
     "to-baichuan1": to_baichuan1,
+    "to-gguf": to_gguf,
     "to-llama": to_llama,
     "from-baichuan1": from_baichuan1,
+    "from-llama": from_llama,
     "merge-lora": merge_lora,
     "dequantize": dequantize,
 }
