@@ -85,15 +85,17 @@ class FinetuneArguments(TrainingArguments):
         Raises:
             SettingsError: the numbers asked for are none of its own, and others would make another training of it.
         """
-        if device.type != GPU and (self.bf16 or self.bf16_full_eval) and not has_bfloat16(device):
-            flag = "--bf16" if self.bf16 else "--bf16_full_eval"
+        given = vars(self)
+        in_bfloat16 = [f"--{name}" for name in ("bf16", "bf16_full_eval") if given[name]]
+        if device.type != GPU and in_bfloat16 and not has_bfloat16(device):
             raise SettingsError(
-                f"{flag}: {device} ({title(str(device))}) does not compute in bfloat16: take --fp16 True or neither"
+                f"{in_bfloat16[0]}: {device} ({title(str(device))}) does not compute in bfloat16: "
+                "take --fp16 True or neither"
             )
-        if self.tf32 and not has_tf32(device.type):
+        if given["tf32"] and not has_tf32(device.type):
             self.tf32 = None
             self.remarks += (f"training on {device.type} without --tf32, which is a number format of NVIDIA's GPUs",)
-        if vars(self)["optim"] == "adamw_torch_fused" and not has_fused_adamw(device.type):
+        if given["optim"] == "adamw_torch_fused" and not has_fused_adamw(device.type):
             self.optim = "adamw_torch"
             self.remarks += (f"training on {device.type} by --optim adamw_torch: torch has no fused one for it",)
 

@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from baichuan2.errors import SettingsError
-from baichuan2.settings.fields import check_bounds, device_setting, flag_name, language_setting, offline_setting, setting
+from baichuan2.settings.fields import (
+    check_bounds,
+    device_setting,
+    flag_name,
+    language_setting,
+    offline_setting,
+    setting,
+)
 
 __all__ = ["CompareSettings", "is_url"]
 
