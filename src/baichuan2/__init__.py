@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from baichuan2.chat.session import ChatSession as ChatSession
     from baichuan2.checkpoints.load import LoadedModel as LoadedModel
     from baichuan2.checkpoints.load import load_model as load_model
+    from baichuan2.convert.ways import convert_checkpoint as convert_checkpoint
     from baichuan2.engine.generate import generate_tokens as generate_tokens
     from baichuan2.errors import BaichuanError as BaichuanError
     from baichuan2.errors import CheckpointError as CheckpointError
@@ -67,6 +68,7 @@ _MODULES = {
     "chat.reply": ("Reply", "ReplyChunk", "Usage", "reply", "stream_completion", "stream_reply"),
     "chat.session": ("ChatSession",),
     "checkpoints.load": ("LoadedModel", "load_model"),
+    "convert.ways": ("convert_checkpoint",),
     "engine.generate": ("generate_tokens",),
     "errors": (
         "BaichuanError",
@@ -113,6 +115,7 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "ChatSession",
     "Message",
     "generate_tokens",
+    "convert_checkpoint",
     "LoadSettings",
     "SamplingSettings",
     "BenchmarkSettings",

@@ -130,6 +130,7 @@ EXAMPLES = {
     "evaluate.py": ["baichuan-inc/Baichuan2-7B-Base"],
     "continue_a_text.py": ["baichuan-inc/Baichuan2-7B-Base"],
     "quantize.py": ["baichuan-inc/Baichuan2-7B-Chat", "8"],
+    "convert.py": ["baichuan-inc/Baichuan2-13B-Chat", "to-baichuan1"],
 }
 
 
