@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from baichuan2.settings.models import MergeSettings as MergeSettings
     from baichuan2.settings.models import PlanSettings as PlanSettings
     from baichuan2.settings.models import QuantizeSettings as QuantizeSettings
+    from baichuan2.settings.releases import DownloadSettings as DownloadSettings
+    from baichuan2.settings.releases import ModelsSettings as ModelsSettings
     from baichuan2.settings.replies import ChatSettings as ChatSettings
     from baichuan2.settings.replies import OutputSettings as OutputSettings
     from baichuan2.settings.replies import RunSettings as RunSettings
@@ -93,6 +95,7 @@ _MODULES = {
     "settings.evaluating": ("EvaluationSettings",),
     "settings.finetuning": ("FinetuneSettings",),
     "settings.models": ("LoadSettings", "MergeSettings", "PlanSettings", "QuantizeSettings"),
+    "settings.releases": ("DownloadSettings", "ModelsSettings"),
     "settings.comparing": ("CompareSettings",),
     "settings.replies": ("ChatSettings", "OutputSettings", "RunSettings", "SamplingSettings"),
     "settings.serving": ("ServeSettings", "WebSettings"),
@@ -121,8 +124,10 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "BenchmarkSettings",
     "ChatSettings",
     "ConvertSettings",
+    "DownloadSettings",
     "EvaluationSettings",
     "FinetuneSettings",
+    "ModelsSettings",
     "OutputSettings",
     "PlanSettings",
     "QuantizeSettings",

@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+from baichuan2.checkpoints.hub_cache import holds_model
+from baichuan2.checkpoints.hub_failures import hub_failures
+from baichuan2.checkpoints.releases import Release, find_release
 from baichuan2.errors import CheckpointError
 
 __all__ = ["locate"]
@@ -25,9 +28,10 @@ def locate(
     """The local folder of a model.
 
     None, "demo" and "demo-chat" are the embedded Chat model, "demo-base" its Base model. An existing folder is taken
-    as it is. A string of the form owner/name is otherwise looked up on the hub: in the local cache, and unless
-    `offline` also on the network, where `revision` is a branch, tag or commit. Without `with_weights` only the small
-    files that describe the model are fetched.
+    as it is. The name of an official release, such as 7B-Chat (`checkpoints.releases`), or a string of the form
+    owner/name is otherwise looked up on the hub: in the local cache, and unless `offline` also on the network, where
+    `revision` is a branch, tag or commit. Without `with_weights` only the small files that describe the model are
+    fetched.
 
     Raises:
         CheckpointError: there is no such model, it cannot be reached, or a revision is given for one that is not on the
@@ -54,6 +58,14 @@ def locate(
         return path
     if is_file:
         raise CheckpointError(f"{shown} is a file: give the folder that holds it")
+    release = None if isinstance(name_or_path, Path) else _release(name_or_path)
+    if release is not None and release.repo is None:
+        _refuse_revision(revision, "the embedded demo model")
+        return _demo_folder(release.kind)
+    if release is not None and release.repo is not None:
+        if revision is not None and release.revision is not None:
+            _refuse_revision(revision, f"{shown} is one revision ({release.revision}) by itself and")
+        return _hub_folder(release.repo, revision or release.revision, offline, with_weights)
     if isinstance(name_or_path, Path) or path.is_absolute() or not HUB_ID.fullmatch(name_or_path):
         raise CheckpointError(f"there is no folder {shown}: give a model folder, or a hub id such as {EXAMPLE_ID}")
     return _hub_folder(name_or_path, revision, offline, with_weights)
@@ -63,6 +75,16 @@ def _refuse_revision(revision: str | None, where: str) -> None:
     """Raises CheckpointError for a revision of something that is not on the hub: it would be ignored in silence."""
     if revision is not None:
         raise CheckpointError(f"a revision ({revision}) applies to hub ids only, {where} has none: leave it out")
+
+
+def _release(name: str) -> Release | None:
+    """The official release that `name` means; ids of the hub and paths are no names of releases."""
+    if "/" in name or "\\" in name or name.startswith((".", "~")):
+        return None
+    try:
+        return find_release(name)
+    except CheckpointError as error:
+        raise CheckpointError(f"there is no folder {_shown(name)}, and {error}") from None
 
 
 def _shown(name: str) -> str:
@@ -86,39 +108,24 @@ def _hub_folder(repo_id: str, revision: str | None, offline: bool, with_weights:
     from huggingface_hub import constants, errors, snapshot_download
 
     offline = offline or constants.is_offline_mode()
-    at = f" (revision {revision})" if revision else ""
-    try:
+    with hub_failures(repo_id, revision, offline=offline):
         weights: tuple[str, ...] = ()
         if with_weights:
             weights = (SAFETENSORS_PATTERN, BIN_PATTERN) if offline else _published_weights(repo_id, revision)
-        return Path(
-            snapshot_download(
-                repo_id,
-                revision=revision,
-                allow_patterns=[*DESCRIPTION_PATTERNS, *weights],
-                local_files_only=offline,
+        try:
+            return Path(
+                snapshot_download(
+                    repo_id,
+                    revision=revision,
+                    allow_patterns=[*DESCRIPTION_PATTERNS, *weights],
+                    local_files_only=offline,
+                )
             )
-        )
-    except errors.LocalEntryNotFoundError as error:
-        reason = "and the hub must not be contacted (offline)" if offline else "and the hub cannot be reached"
-        raise CheckpointError(
-            f"{repo_id}{at} is no folder here and not in the local cache, {reason}: download it once with a "
-            "connection, or give a local folder"
-        ) from error
-    except errors.GatedRepoError as error:
-        raise CheckpointError(
-            f"{repo_id} is gated on the hub: accept its terms there, then run  hf auth login"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise CheckpointError(
-            f"{repo_id} has no revision {revision} on the hub: look at its list of branches"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"the hub has no model {repo_id} (or it is private: run  hf auth login), and there is no such folder here"
-        ) from error
-    except (OSError, ValueError, errors.HfHubHTTPError) as error:
-        raise CheckpointError(f"{repo_id}{at} cannot be fetched from the hub: {_first_line(error)}") from error
+        except errors.LocalEntryNotFoundError as error:
+            incomplete = getattr(error, "snapshot_path", None)
+            if incomplete is None or not holds_model(Path(incomplete), with_weights=with_weights):
+                raise
+            return Path(incomplete)
 
 
 def _published_weights(repo_id: str, revision: str | None) -> tuple[str, ...]:
@@ -132,7 +139,3 @@ def _published_weights(repo_id: str, revision: str | None) -> tuple[str, ...]:
     except Exception:  # no connection, in one of many spellings: the cache may still have it all
         return (SAFETENSORS_PATTERN, BIN_PATTERN)
     return (SAFETENSORS_PATTERN,) if any(name.endswith(".safetensors") for name in names) else (BIN_PATTERN,)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

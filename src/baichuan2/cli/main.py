@@ -50,6 +50,8 @@ COMMANDS = {
     "convert": Command("baichuan2.cli.commands.convert", "turn a model into other layouts, or others into this one"),
     "showcase": Command("baichuan2.cli.commands.showcase", "watch a model answer example questions of many kinds"),
     "compare": Command("baichuan2.cli.commands.compare", "tell two models apart, or two forms of one, and say why"),
+    "models": Command("baichuan2.cli.commands.models", "list the official releases, and what fits this machine"),
+    "download": Command("baichuan2.cli.commands.download", "fetch a model from a hub, whole and checked"),
     "plan": Command("baichuan2.cli.commands.plan", "show which precision and context fit into memory"),
     "info": Command("baichuan2.cli.commands.info", "show versions, devices, extras and embedded models"),
 }

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["progress_bar"]
+__all__ = ["bytes_bar", "progress_bar"]
+
+
+def bytes_bar(title: str) -> contextlib.AbstractContextManager[Callable[[int, int], None]]:
+    """The same for bytes: sizes and speed in place of counts."""
+    return progress_bar(title, is_bytes=True)
 
 
 @contextlib.contextmanager
-def progress_bar(title: str, *, delay: float = 0.0) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(title: str, *, delay: float = 0.0, is_bytes: bool = False) -> Iterator[Callable[[int, int], None]]:
     """A function that is told how many parts of how many are done, and shows that with the time that is left.
 
     The bar appears when that is called `delay` seconds after its first call, or later, and goes away at the end.
@@ -28,7 +33,7 @@ def progress_bar(title: str, *, delay: float = 0.0) -> Iterator[Callable[[int, i
         nonlocal bar, started
         started = time.monotonic() if started is None else started
         if bar is None and time.monotonic() - started >= delay:
-            bar = _bar(title)
+            bar = _bar(title, is_bytes)
             bar.start()
         if bar is not None:
             bar.update(bar.task_ids[0], completed=done, total=total)
@@ -40,14 +45,15 @@ def progress_bar(title: str, *, delay: float = 0.0) -> Iterator[Callable[[int, i
             bar.stop()
 
 
-def _bar(title: str) -> "Progress":
+def _bar(title: str, is_bytes: bool) -> "Progress":
     from rich import progress
     from rich.console import Console
 
+    amounts = (progress.DownloadColumn(), progress.TransferSpeedColumn())
     columns = (
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
-        progress.MofNCompleteColumn(),
+        *(amounts if is_bytes else (progress.MofNCompleteColumn(),)),
         progress.TimeElapsedColumn(),
         progress.TimeRemainingColumn(),
     )

@@ -11,6 +11,7 @@ from baichuan2.settings.evaluating import EvaluationSettings
 from baichuan2.settings.fields import check_bounds, flag_name, parse_bytes, setting
 from baichuan2.settings.finetuning import FinetuneSettings
 from baichuan2.settings.models import LoadSettings, MergeSettings, PlanSettings, QuantizeSettings
+from baichuan2.settings.releases import DownloadSettings, ModelsSettings
 from baichuan2.settings.replies import ChatSettings, OutputSettings, RunSettings, SamplingSettings
 from baichuan2.settings.serving import ServeSettings, WebSettings
 from baichuan2.settings.showing import ShowcaseSettings
@@ -21,10 +22,12 @@ __all__ = [
     "ChatSettings",
     "ConvertSettings",
     "CompareSettings",
+    "DownloadSettings",
     "EvaluationSettings",
     "FinetuneSettings",
     "LoadSettings",
     "MergeSettings",
+    "ModelsSettings",
     "OutputSettings",
     "PlanSettings",
     "QuantizeSettings",

@@ -70,8 +70,8 @@ def revision_setting(help: str = "branch, tag or commit on the hub") -> Any:
 
 
 def flag_name(name: str) -> str:
-    """The command-line spelling of a field: `top_p` -> `--top-p`."""
-    return "--" + name.replace("_", "-")
+    """The command-line spelling of a field: `top_p` -> `--top-p`; `from_`, which Python keeps for itself: `--from`."""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def parse_bytes(text: str) -> int:
