@@ -119,7 +119,7 @@ def llama_fields(config: BaichuanConfig, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def baichuan_fields(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json of a Baichuan 2, less its head, out of that of a Llama; `name` stands in messages.
+    """config.json of a Baichuan 2, but for head and number format, out of that of a Llama; `name` stands in messages.
 
     Raises:
         CheckpointError: no Baichuan has such a layer, position or head.
@@ -127,19 +127,21 @@ def baichuan_fields(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     problem = _difference(fields)
     if problem is not None:
         raise CheckpointError(f"{name} is no Baichuan in the Llama layout: {problem}")
-    result = {
+    result: dict[str, Any] = {
         "architectures": ["BaichuanForCausalLM"],
         "model_type": "baichuan",
         "tokenizer_class": "BaichuanTokenizer",
     }
     result |= {field: fields[field] for field in KEPT_FIELDS if fields.get(field) is not None}
-    length = fields.get("max_position_embeddings", 2048)  # what Llama takes where it is not said
+    length = fields.get("max_position_embeddings") or 2048  # what Llama takes where it is not said
     result |= {"max_position_embeddings": length, "model_max_length": length, "tie_word_embeddings": False}
-    result |= {"position_embedding": "rope", "torch_dtype": fields.get("torch_dtype") or fields.get("dtype")}
+    result["position_embedding"] = "rope"
+    if result.get("pad_token_id") == -1:  # how some programs write that there is none
+        del result["pad_token_id"]
     scaling = _scaling(fields)
     if scaling is not None:
         result["rope_scaling"] = scaling
-    return {field: value for field, value in result.items() if value is not None}
+    return result
 
 
 def _scaling(fields: Mapping[str, Any]) -> Any:

@@ -16,7 +16,7 @@ from baichuan2.model.sentencepiece_file import SentencePieceFile
 from baichuan2.model.special_tokens import ASSISTANT_TOKEN_ID, USER_TOKEN_ID
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
 
-__all__ = ["TOKENIZER_FILES", "plain_tokenizer_texts"]
+__all__ = ["TOKENIZER_FILES", "guarded_pieces", "plain_chat_template", "plain_tokenizer_texts"]
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -51,7 +51,7 @@ def plain_tokenizer_texts(
             f"the tokenizer of this model {what}, as that of Baichuan 1 does, and no tokenizer.json gives its ids for "
             "every text: run this model with this package, or by baichuan2 convert to-gguf"
         )
-    guarded = _guarded_pieces(tokenizer)
+    guarded = guarded_pieces(tokenizer)
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
@@ -124,7 +124,8 @@ def _protected(guarded: Iterable[str]) -> str:
     )
 
 
-def _guarded_pieces(tokenizer: BaichuanTokenizer) -> set[str]:
+def guarded_pieces(tokenizer: BaichuanTokenizer) -> set[str]:
+    """What no text may become, as it is spelled; see `BaichuanTokenizer.guarded_ids`."""
     return {piece for piece in tokenizer.convert_ids_to_tokens(sorted(tokenizer.guarded_ids)) if len(piece) > 1}
 
 

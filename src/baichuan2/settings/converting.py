@@ -35,6 +35,7 @@ TAKEN_BY = {
     "dtype": FOLDER_WAYS,
     "type": ("to-gguf",),
     "base": ("merge-lora",),
+    "tokenizer": ("from-llama",),
 }
 """Flags that mean something to some conversions only. An adapter is merged as `baichuan2 merge` does it."""
 
@@ -71,6 +72,11 @@ class ConvertSettings:
     base: str | None = setting(
         None,
         "merge-lora: model with all its bits that the adapter is put into; not given: the one that it was trained on",
+        metavar="PATH_OR_ID",
+    )
+    tokenizer: str | None = setting(
+        None,
+        "from-llama: whose tokenizer.model is taken; not given: the one in SOURCE",
         metavar="PATH_OR_ID",
     )
     revision: str | None = revision_setting()
