@@ -256,7 +256,7 @@ def _refuse_other(settings: DownloadSettings, wanted: Wanted, listing: Listing |
     if held != (wanted.repo, wanted.revision):
         at = f" (revision {held[1]})" if held[1] else ""
         raise SettingsError(f"TARGET {settings.target} holds {held[0]}{at}: give another name")
-    if listing is not None and listing.commit is not None and note.get("commit") != listing.commit:
+    if listing is not None and note.get("commit") != listing.commit:
         raise SettingsError(
             f"TARGET {settings.target} holds {wanted.repo} at commit {str(note.get('commit'))[:12]}, the hub has "
             f"{listing.commit[:12]} now: give another name, or remove it"

@@ -142,7 +142,7 @@ class HuggingFace:
             return folder / file.name
         if file.sha256 is not None:
             return self.storage() / "blobs" / file.sha256
-        return self.storage() / "snapshots" / str(listing.commit) / file.name
+        return self.storage() / "snapshots" / listing.commit / file.name
 
     def _unfinished(self, file: HubFile, folder: Path | None) -> Path:
         """The file that holds the beginning; its name tells the content, so that a changed file starts anew."""

@@ -1,6 +1,8 @@
 """Models of ModelScope, by its own client: it lists, fetches, goes on where it stopped, and fills its cache."""
 
 import contextlib
+import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +17,6 @@ from baichuan2.optional import require
 __all__ = ["ModelScope"]
 
 MODULE, EXTRA = "modelscope_hub", "modelscope"
-DEFAULT_REVISION = "master"
 NUM_FILES_AT_ONCE = 2
 
 
@@ -24,17 +25,23 @@ class ModelScope:
 
     def __init__(self, repo: str, revision: str | None, mirror: str | None) -> None:
         self.client: ModuleType = require(MODULE, extra=EXTRA)
+        logging.getLogger(MODULE).setLevel(logging.CRITICAL)  # what fails is told here, in one line
         self.repo = repo
         self.revision = revision
         # whoever runs a mirror has no claim to the user's token
-        self.api: Any = self.client.HubApi(endpoint=mirror, token="" if mirror is not None else None)
+        token = "" if mirror is not None else None
+        self.config: Any = self.client.HubConfig()
+        self.api: Any = self.client.HubApi(config=self.config, endpoint=mirror, token=token)
 
     def listing(self) -> Listing:
-        """The files with sizes and digests; ModelScope names no commit."""
+        """The files with sizes and digests; in place of a commit, which ModelScope does not name, a digest of them."""
         with self._failures():
             found = self.api.list_repo_files(self.repo, "model", revision=self.revision)
         files = tuple(HubFile(item.path, int(item.size), item.sha256 or None) for item in found if item.type != "tree")
-        return Listing(self.repo, self.revision, None, files)
+        state = hashlib.sha1(usedforsecurity=False)
+        for file in sorted(files, key=lambda file: file.name):
+            state.update(f"{file.name}\0{file.size}\0{file.sha256}\n".encode())
+        return Listing(self.repo, self.revision, state.hexdigest(), files)
 
     def present(self, listing: Listing, files: Iterable[HubFile], folder: Path | None) -> int:
         """How many bytes of `files` lie on this disk already; the client's unfinished files are not counted."""
@@ -46,22 +53,13 @@ class ModelScope:
 
     def disk(self, folder: Path | None) -> Path:
         """An existing folder on the disk that is written to."""
-        place = folder if folder is not None else Path(self.client.get_default_config().cache_dir)
+        place = folder if folder is not None else Path(self.config.cache_dir)
         return next(parent for parent in (place, *place.absolute().parents) if parent.is_dir())
 
     def fetch(self, listing: Listing, files: Iterable[HubFile], folder: Path | None, watch: Watch) -> Path:
-        """Fetches what is missing; where it lies."""
+        """Fetches what is missing; where it lies. The client shows bars of its own meanwhile."""
         del listing
         files = list(files)
-        total = sum(file.size for file in files)
-        done = 0
-
-        class Told(self.client.ProgressCallback):  # type: ignore[misc, name-defined]  # the client makes one a file
-            def update(self, size: int) -> None:
-                nonlocal done
-                done += size
-                watch(min(done, total), total)
-
         with self._failures():
             path = self.api.download_repo(
                 self.repo,
@@ -70,8 +68,8 @@ class ModelScope:
                 local_dir=folder,
                 allow_patterns=[file.name for file in files],
                 max_workers=NUM_FILES_AT_ONCE,
-                progress_callbacks=[Told],
             )
+        total = sum(file.size for file in files)
         watch(total, total)
         return Path(path)
 
@@ -111,6 +109,12 @@ class ModelScope:
             raise CheckpointError(
                 f"{self.repo}{at} cannot be fetched: ModelScope cannot be reached ({first_line(error)}): look at the "
                 "connection"
+            ) from error
+        except self.client.FileDownloadError as error:
+            name, cause = next(iter(error.failed_files.items()), ("a file", error))
+            raise CheckpointError(
+                f"{name} of {self.repo}{at} cannot be fetched from ModelScope: {first_line(cause)}: run the same "
+                "command again, which goes on from there"
             ) from error
         except (self.client.HubError, OSError, ValueError) as error:
             raise CheckpointError(f"{self.repo}{at} cannot be fetched from ModelScope: {first_line(error)}") from error

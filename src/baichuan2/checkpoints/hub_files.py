@@ -44,15 +44,15 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a repository at one commit; `commit` is None where the hub names none."""
+    """The files of a repository at one commit; where the hub names none, `commit` is another name of this state."""
 
     repo: str
     revision: str | None
-    commit: str | None
+    commit: str
     files: tuple[HubFile, ...]
 
     def __post_init__(self) -> None:
-        if self.commit is not None and not re.fullmatch("[0-9a-f]{40}", self.commit):
+        if not re.fullmatch("[0-9a-f]{40}", self.commit):
             raise CheckpointError(f"{self.repo}: the hub names a commit {self.commit[:80]!r}, which is none")
 
 
