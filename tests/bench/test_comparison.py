@@ -1,7 +1,9 @@
 """Two models told apart: pairs that differ in one known way, and the verdict that must name it."""
 
 import dataclasses
+import importlib.util
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -11,8 +13,9 @@ import torch
 
 from baichuan2.bench.comparison import Comparison, compare
 from baichuan2.convert.quantize import quantize_checkpoint
+from baichuan2.convert.ways import convert_checkpoint
 from baichuan2.errors import CheckpointError, DataError, MissingExtraError, SettingsError
-from baichuan2.settings import CompareSettings, QuantizeSettings
+from baichuan2.settings import CompareSettings, ConvertSettings, QuantizeSettings
 from tests.bench.comparison_folders import (
     PROMPTS,
     changed_copy,
@@ -75,11 +78,10 @@ def test_a_folder_beside_itself_is_identical_and_nothing_is_left_behind(folder, 
     json.dumps(found.as_dict(), allow_nan=False)
 
 
-@pytest.mark.parametrize(("dtypes", "name"), [("float32,bfloat16", "bfloat16"), ("float32,float16", "float16")])
-def test_rounding_is_told_from_a_difference(dtypes, name, folder, prompts):
-    found = compared(folder, folder, prompts, dtype=dtypes)
-    assert (found.a.number_format, found.b.number_format) == ("float32", name)
-    assert (found.verdict.level, found.verdict.number_format, causes(found)) == ("rounding", name, [])
+def test_rounding_is_told_from_a_difference(folder, prompts):
+    found = compared(folder, folder, prompts, dtype="float32,bfloat16")
+    assert (found.a.number_format, found.b.number_format) == ("float32", "bfloat16")
+    assert (found.verdict.level, found.verdict.number_format, causes(found)) == ("rounding", "bfloat16", [])
     assert found.differences.relative > 0
     assert all(pair.parting is None or pair.parting.is_near_tie for pair in found.replies)
 
@@ -227,6 +229,20 @@ def test_gguf_files_need_their_library(folder, prompts, tmp_path):
     fake.chmod(0o755)
     with pytest.raises(MissingExtraError, match="llama-cpp-python is needed"):
         compared(path, folder, prompts, llama_python=str(fake))
+
+
+def test_llama_cpp_is_the_same_but_for_rounding(folder, prompts, tmp_path):
+    python = os.environ.get("BAICHUAN2_LLAMA_PYTHON")
+    if python is None and importlib.util.find_spec("llama_cpp") is None:
+        pytest.skip("llama-cpp-python is missing, and BAICHUAN2_LLAMA_PYTHON names no interpreter that has it")
+    pytest.importorskip("gguf", reason="the gguf package is missing")
+    path = tmp_path / "tiny.gguf"
+    convert_checkpoint(ConvertSettings(way="to-gguf", source=str(folder), target=str(path), type="f32"))
+    found = compared(folder, path, prompts, dtype="float32", llama_python=python)
+    assert found.b.program == "llama.cpp"
+    assert (found.verdict.level, found.verdict.number_format, causes(found)) == ("rounding", "float16", [])
+    assert found.text_ids.num_different == found.chat_ids.num_different == 0
+    assert all(pair.parting is None or pair.parting.is_near_tie for pair in found.replies)
 
 
 def test_settings_are_checked_when_they_are_made():

@@ -1,6 +1,7 @@
 """A Baichuan model as one side of a comparison, run by this package."""
 
 import gc
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
 
@@ -98,9 +99,11 @@ class BaichuanSide:
         return torch.cat(rows)
 
     def close(self) -> None:
-        """Lets the model go."""
+        """Lets the model go, which must be out of memory before the next one comes."""
+        left = weakref.ref(self._model)
         self._model = None
-        gc.collect()
+        if left() is not None:  # something in it holds itself
+            gc.collect()
 
 
 def _stored_as(quantization: Any) -> str | None:

@@ -4,6 +4,7 @@ The folder's own tokenizer and chat template are used as transformers uses them 
 """
 
 import gc
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor
 from baichuan2.bench.comparison_prompts import Prompt
 from baichuan2.bench.quality import Places
 from baichuan2.bench.sides import Choice, Found
-from baichuan2.checkpoints.device import pick_device
+from baichuan2.checkpoints.load import without_progress_bar
 from baichuan2.checkpoints.threads import use_threads
+from baichuan2.devices import pick_device
 from baichuan2.engine.stopping import stop_ids_from
 from baichuan2.errors import CheckpointError, DataError, TokenizerError
 from baichuan2.model.byte_pair_backend import SPACE_SYMBOL
@@ -45,12 +47,13 @@ class TransformersSide:
             use_threads(settings.threads)
         trusted = {"trust_remote_code": False, "local_files_only": True}
         try:
-            model, report = AutoModelForCausalLM.from_pretrained(
-                found.folder,
-                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-                output_loading_info=True,
-                **trusted,
-            )
+            with without_progress_bar():
+                model, report = AutoModelForCausalLM.from_pretrained(
+                    found.folder,
+                    dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                    output_loading_info=True,
+                    **trusted,
+                )
         except Exception as error:  # of many classes
             raise CheckpointError(f"{found.name} cannot be loaded by transformers: {_one_line(error)}") from error
         if missing := sorted(report["missing_keys"]):
@@ -134,9 +137,11 @@ class TransformersSide:
         return None
 
     def close(self) -> None:
-        """Lets the model go."""
+        """Lets the model go, which must be out of memory before the next one comes."""
+        left = weakref.ref(self._model)
         self._model = None
-        gc.collect()
+        if left() is not None:  # something in it holds itself
+            gc.collect()
 
 
 def _one_line(error: BaseException) -> str:

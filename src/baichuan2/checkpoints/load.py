@@ -50,7 +50,7 @@ from baichuan2.settings import LoadSettings
 if TYPE_CHECKING:
     from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
 
-__all__ = ["LoadedModel", "ReadyModel", "Watch", "load_for_replies", "load_model"]
+__all__ = ["LoadedModel", "ReadyModel", "Watch", "load_for_replies", "load_model", "without_progress_bar"]
 
 Watch = Callable[[int, int], None]
 """Is told how many of how many layers are quantised: 0 before the first, then after each."""
@@ -311,7 +311,7 @@ def _read_weights(files: WeightFiles, config: BaichuanConfig, settings: LoadSett
     device_map = placement(settings.device, files.num_bytes) if settings.quantize == "none" else None
     # on the processor `_convert` changes the number format afterwards, which needs less memory than doing it here
     dtype = "auto" if device_map is None or settings.dtype == "auto" else getattr(torch, settings.dtype)
-    with _without_progress_bar():
+    with without_progress_bar():
         model = BaichuanForCausalLM.from_pretrained(
             files.folder, config=config, dtype=dtype, device_map=device_map, local_files_only=True
         )
@@ -388,8 +388,8 @@ def _settle(model: "BaichuanForCausalLM | PlainBaichuan") -> None:
 
 
 @contextlib.contextmanager
-def _without_progress_bar() -> Iterator[None]:
-    """Mapping takes a fraction of a second: a bar would only flicker."""
+def without_progress_bar() -> Iterator[None]:
+    """The framework's bar kept away: mapping takes a fraction of a second, it would only flicker."""
     was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -133,7 +133,7 @@ def _print_replies(replies: "tuple[ReplyPair, ...]", say: Say, words: Comparison
         found = pair.parting
         assert found is not None
         before = one_line(pair.prompt_text + found.before)[-LONGEST_TEXT:]
-        a, b = (one_line(text)[:LONGEST_TEXT] for text in (found.a_text, found.b_text))
+        a, b = _marked(found.a_piece, found.a_text), _marked(found.b_piece, found.b_text)
         say(words.parting.format(prompt=pair.prompt, position=found.position, before=before, a=a, b=b), 2)
         aa, ab, ba, bb = (
             words.not_available if value is None else f"{value:.4f}"
@@ -144,6 +144,11 @@ def _print_replies(replies: "tuple[ReplyPair, ...]", say: Say, words: Comparison
         say(words.probabilities.format(aa=aa, ab=ab, ba=ba, bb=bb, margin=margin, tie=tie), 4)
     if len(parted) > MOST_PARTINGS:
         say(words.more_partings.format(count=len(parted) - MOST_PARTINGS), 2)
+
+
+def _marked(piece: str, text: str) -> str:
+    """The text of a reply from where it parts, its first token in brackets: two tokens may begin alike."""
+    return one_line(f"[{piece}]{text.removeprefix(piece)}")[:LONGEST_TEXT]
 
 
 def _print_weights(weights: "WeightDifferences", say: Say, words: ComparisonWords) -> None:

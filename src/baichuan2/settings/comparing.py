@@ -76,7 +76,10 @@ class CompareSettings:
         metavar="N",
     )
     llama_python: str | None = setting(
-        None, "Python interpreter that has llama-cpp-python, for GGUF files; not given: this one", metavar="PATH"
+        None,
+        "Python interpreter that has llama-cpp-python, for GGUF files; not given: this one",
+        metavar="PATH",
+        environment="BAICHUAN2_LLAMA_PYTHON",
     )
     offline: bool = offline_setting()
     check_memory: bool = setting(
