@@ -186,37 +186,44 @@ class PartialFolder:
         Raises:
             CheckpointError: what was read again is not what was meant, or the disk is full.
         """
-        meant = ""
+        is_bin = name.endswith(".bin")
 
-        def write(path: Path) -> None:
-            nonlocal meant
-            if name.endswith(".bin"):
-                stream_bin(layout, make, path)
-            else:
-                meant = stream_shard(layout, make, path)
+        def write(path: Path) -> str | None:
+            if not is_bin:
+                return stream_shard(layout, make, path)
+            stream_bin(layout, make, path)
+            return None
 
         def verify(path: Path) -> dict[str, float]:
-            is_sound = is_whole_bin(path, layout) if name.endswith(".bin") else digest_of(path) == meant
-            if not is_sound:
+            if is_bin and not is_whole_bin(path, layout):
                 raise CheckpointError(f"{self.path / name} differs from what was written: the disk is damaged")
             return {}
 
         self.write_file(name, write, verify)
 
-    def write_file(self, name: str, write: Callable[[Path], None], verify: Callable[[Path], dict[str, float]]) -> None:
-        """Writes any file by `write`, which `verify` then reads; it gets its name and its note only afterwards."""
+    def write_file(
+        self, name: str, write: Callable[[Path], str | None], verify: Callable[[Path], dict[str, float]]
+    ) -> None:
+        """Writes any file by `write`, which `verify` then reads; it gets its name and its note only afterwards.
+
+        `write` returns the SHA-256 of what it meant to write where it knows that, which is compared.
+        """
         unfinished, path = self.path / (name + SUFFIX), self.path / name
         try:
-            write(unfinished)
+            meant = write(unfinished)
             _flush(unfinished)
             errors = verify(unfinished)
             digest = digest_of(unfinished)
+            if meant is not None and digest != meant:
+                raise CheckpointError(f"{path} differs from what was written: the disk is damaged")
             unfinished.replace(path)
             _flush(self.path)
         except (OSError, SafetensorError) as error:
-            with contextlib.suppress(OSError):  # on a full disk half a file would be in the way of others
-                unfinished.unlink(missing_ok=True)
+            _remove(unfinished)  # on a full disk half a file would be in the way of others
             raise CheckpointError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
+        except BaseException:
+            _remove(unfinished)
+            raise
         self.notes[name] = {"sha256": digest, "errors": errors}
         self._write_progress()
 
@@ -393,6 +400,11 @@ def _difference(begun: object, job: Mapping[str, Any]) -> str:
 
 def _copy(path: Path, destination: Path) -> None:
     shutil.copyfile(path, destination)
+
+
+def _remove(unfinished: Path) -> None:
+    with contextlib.suppress(OSError):
+        unfinished.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
