@@ -58,6 +58,7 @@ FETCHED = {
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_user")  # nothing that a mirror may see
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 16_384)  # what is lost at a cut; 10 MB with the client
     monkeypatch.setattr("time.sleep", lambda _: None)  # the client waits a second before it asks again
@@ -113,6 +114,7 @@ def test_a_folder_is_whole_checked_and_left_alone_by_the_next_run(hub: FakeHub, 
 def test_the_cache_is_that_of_the_client(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     result = download(settings(hub))
     whole(result, tiny_files())
+    assert hub.tokens == []
     assert result.path.parent.name == "snapshots"
     assert (result.path / WEIGHTS).resolve().parent.name == "blobs"
     assert note_path(result.path).parent.parent == result.path.parent.parent
@@ -154,6 +156,19 @@ def test_a_stopped_run_is_gone_on_with_by_the_next(hub: FakeHub, tmp_path: Path,
     assert start + count == 400_000
     assert result.num_bytes_fetched < 400_000 - 150_000 + 24_000
     assert sorted(path.name for path in tmp_path.iterdir()) == (["model"] if place == "folder" else ["cache"])
+
+
+@pytest.mark.parametrize("place", ["folder", "cache"])
+def test_two_runs_do_not_write_the_same_file(hub: FakeHub, tmp_path: Path, place: str) -> None:
+    given = settings(hub, target=str(tmp_path / "model") if place == "folder" else None)
+    others = []
+
+    def start_another(stage: str, done: int, total: int) -> None:
+        if stage == "fetch" and done > 250_000 and not others:
+            others.append(fails("another run is writing .*: wait for it", given, SettingsError))
+
+    whole(download(given, start_another), tiny_files())
+    assert len(others) == 1
 
 
 def test_an_unfinished_download_of_something_else_is_not_touched(hub: FakeHub, tmp_path: Path) -> None:

@@ -7,10 +7,8 @@ checks the files without the net.
 
 import contextlib
 import json
-import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from baichuan2.checkpoints.digests import (
 )
 from baichuan2.checkpoints.hub_files import Hub, HubFile, Listing, files_to_fetch
 from baichuan2.checkpoints.locate import EXAMPLE_ID, HUB_ID
+from baichuan2.checkpoints.one_run import one_run
 from baichuan2.checkpoints.releases import Release, find_release, release_of
 from baichuan2.errors import CheckpointError, SettingsError
 from baichuan2.settings import DownloadSettings
@@ -341,12 +340,9 @@ def _partial(target: Path | None, wanted: Wanted, listing: Listing) -> Iterator[
     job = {"repo": wanted.repo, "revision": wanted.revision, "commit": listing.commit}
     try:
         folder.mkdir(exist_ok=True)
-        lock = _locked(folder)
-    except BlockingIOError:
-        raise SettingsError(f"another run is writing {folder}: wait for it, or give another TARGET") from None
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be written: {error.strerror}") from error
-    try:
+    with one_run(folder):
         path = folder / JOB_FILE
         if path.is_file():
             _refuse_other_job(path, job)
@@ -357,9 +353,6 @@ def _partial(target: Path | None, wanted: Wanted, listing: Listing) -> Iterator[
         else:
             path.write_text(json.dumps(job) + "\n", encoding="utf-8")
         yield folder
-    finally:
-        if lock is not None:
-            os.close(lock)
 
 
 def _refuse_other_job(path: Path, job: dict[str, Any]) -> None:
@@ -370,18 +363,3 @@ def _refuse_other_job(path: Path, job: dict[str, Any]) -> None:
     if held != job:
         what = f"{held.get('repo')} at {held.get('commit')}" if isinstance(held, dict) else "something unreadable"
         raise SettingsError(f"{path.parent} holds an unfinished download of {what}: remove it, or give another TARGET")
-
-
-def _locked(folder: Path) -> int | None:
-    """The descriptor that keeps other runs out; BlockingIOError where one holds it. Windows has no such locks."""
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from baichuan2.checkpoints.digests import Watch
-from baichuan2.checkpoints.hub_failures import hub_failures
+from baichuan2.checkpoints.hub_failures import hub_failures, is_transport_error
 from baichuan2.checkpoints.hub_files import HubFile, Listing
 from baichuan2.checkpoints.locate import locate
+from baichuan2.checkpoints.one_run import one_run
 from baichuan2.errors import CheckpointError
 
 __all__ = ["HuggingFace"]
@@ -95,17 +96,24 @@ class HuggingFace:
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         if unfinished.is_file() and unfinished.stat().st_size > file.size:
             unfinished.unlink()
-        with unfinished.open("ab") as out, _no_bars():
-            have = out.tell()
-            watch(have)
-            http_get(
-                url,
-                cast(BinaryIO, _Told(out, watch)),
-                resume_size=have,
-                headers=build_hf_headers(token=self.token),
-                expected_size=file.size,
-                displayed_filename=file.name,
-            )
+        with unfinished.open("ab") as out, one_run(unfinished), _no_bars():
+            while True:
+                have = out.tell()
+                watch(have)
+                try:
+                    http_get(
+                        url,
+                        cast(BinaryIO, _Told(out, watch)),
+                        resume_size=have,
+                        headers=build_hf_headers(token=self.token),
+                        expected_size=file.size,
+                        displayed_filename=file.name,
+                    )
+                    break
+                except Exception as error:
+                    # the client asks again by itself, but not after every kind of cut in all its versions
+                    if not is_transport_error(error) or out.tell() <= have:
+                        raise
         unfinished.rename(whole)
 
     def _link(self, listing: Listing, files: list[HubFile]) -> Path:

@@ -3,9 +3,9 @@
 import contextlib
 from collections.abc import Iterator
 
-from baichuan2.errors import CheckpointError
+from baichuan2.errors import BaichuanError, CheckpointError
 
-__all__ = ["first_line", "hub_failures"]
+__all__ = ["first_line", "hub_failures", "is_transport_error"]
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def hub_failures(repo_id: str, revision: str | None, *, offline: bool) -> Iterat
         raise CheckpointError(
             f"the hub has no model {repo_id} (or it is private: run  hf auth login), and there is no such folder here"
         ) from error
-    except CheckpointError:
+    except BaichuanError:  # said in one line already
         raise
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
         raise CheckpointError(f"{repo_id}{at} cannot be fetched from the hub: {first_line(error)}") from error
@@ -50,7 +50,7 @@ def hub_failures(repo_id: str, revision: str | None, *, offline: bool) -> Iterat
             raise
         raise CheckpointError(
             f"{repo_id}{at} cannot be fetched: the hub cannot be reached ({first_line(error)}): look at the "
-            "connection, or name another address with HF_ENDPOINT"
+            "connection and run the same command again, or name another address with HF_ENDPOINT"
         ) from error
 
 

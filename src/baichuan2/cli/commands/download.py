@@ -22,6 +22,7 @@ EXAMPLES = """\
   baichuan2 download 7B-Chat --mirror https://hf-mirror.com
   baichuan2 download 7B-Chat --from modelscope        with the extra: pip install 'baichuan2[modelscope]'
   baichuan2 download 7B-Chat --verify                 reads all files again and compares them, offline"""
+HUGGING_FACE = "https://huggingface.co"
 HUBS = {"huggingface": "Hugging Face", "modelscope": "ModelScope"}
 
 
@@ -35,7 +36,7 @@ def run(settings: DownloadSettings, output: OutputSettings) -> int:
     at = f"@{wanted.revision}" if wanted.revision else ""
     is_local = settings.verify or settings.offline
     line = words.checking if is_local else words.asking
-    notice(line.format(repo=wanted.repo, at=at, hub=settings.mirror or HUBS[settings.from_]))
+    notice(line.format(repo=wanted.repo, at=at, hub=_address(settings)))
     try:
         with _bars(words) as show:
             result = download(settings, show)
@@ -48,6 +49,15 @@ def run(settings: DownloadSettings, output: OutputSettings) -> int:
     else:
         print(result.path)
     return 0
+
+
+def _address(settings: DownloadSettings) -> str:
+    """Who is asked: the name of the hub, or the address that answers in its place."""
+    from huggingface_hub import constants
+
+    if settings.mirror is None and settings.from_ == "huggingface" and constants.ENDPOINT != HUGGING_FACE:
+        return str(constants.ENDPOINT)
+    return settings.mirror or HUBS[settings.from_]
 
 
 @contextlib.contextmanager
