@@ -133,10 +133,7 @@ def _two_models(
             asked = _ask(a, prompts, settings, stage)
             stored = stack.enter_context(StoredLogits(sum(len(one.sequence) - 1 for one in asked), a.vocab_size))
             with stage(a.name, "read") as show:
-                for number, one in enumerate(asked):
-                    show(number, len(asked))
-                    for block in a.blocks(one.sequence):
-                        stored.add(block)
+                _read(a, asked, stored, show)
             facts, lengths, stop_ids = _facts_of(a), a.head_lengths(), a.stop_ids
             pieces = {token_id: a.piece(token_id) for one in asked for token_id in (*one.text_ids, *one.sequence)}
         b = stack.enter_context(contextlib.closing(_open(found_b, settings, stage, is_b=True)))
@@ -147,6 +144,13 @@ def _two_models(
         with stage(b.name, "read") as show:
             beside.read(show)
         return beside.result(facts, lengths)
+
+
+def _read(a: Side, asked: list[Asked], stored: StoredLogits, show: Callable[[int, int], None]) -> None:
+    for number, one in enumerate(asked):
+        show(number, len(asked))
+        for block in a.blocks(one.sequence):
+            stored.add(block)
 
 
 def _open(found: Found, settings: CompareSettings, stage: Stage, *, is_b: bool = False) -> Side:
