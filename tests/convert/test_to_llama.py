@@ -1,6 +1,7 @@
 """The 7B as a plain Llama: transformers alone, without this package, must give our logits, ids and prompts."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -49,7 +50,13 @@ def plain_transformers(asked: dict[str, dict[str, Any]]) -> dict[str, dict[str, 
     """What `plain_llama.py` answers, in a process of its own."""
     script = Path(__file__).with_name("plain_llama.py")
     run = subprocess.run(
-        [sys.executable, str(script)], input=json.dumps(asked), capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, str(script)],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stderr
     answers: dict[str, dict[str, Any]] = json.loads(run.stdout)
@@ -91,7 +98,7 @@ def conversations(texts: TextSource) -> list[list[dict[str, str]]]:
 
 def case(source: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is asked of a folder made from `source`, and what this package answers."""
-    ours = load_model(source, LoadSettings(device="cpu", dtype="float32"))
+    ours = load_model(source, LoadSettings(device="cpu", dtype="float32", threads=1))  # sums in the order of the child
     tokenizer = ours.tokenizer
     texts = TextSource(tokenizer.convert_ids_to_tokens(range(len(tokenizer))), seed=5)
     strings, chats = [texts.text() for _ in range(150)], conversations(texts)

@@ -59,6 +59,8 @@ def plain_tokenizer_texts(
     description = json.loads(backend.to_str())
     for token in description["added_tokens"]:
         token["special"] = token["special"] or token["content"] in guarded
+    # in the older spelling, which every release reads; no piece holds a space, it is written as U+2581
+    description["model"]["merges"] = [" ".join(pair) for pair in description["model"]["merges"]]
     names = {name: str(getattr(tokenizer, name)) for name in SPECIAL_TOKENS if getattr(tokenizer, name) is not None}
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
