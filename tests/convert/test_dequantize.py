@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,8 @@ def test_the_official_layout_gives_the_released_numbers(tmp_path: Path, case: st
     assert (logits - expected["logits_nf4_dequantised_weights"]).abs().max() < 5e-6
 
 
-def test_rows_in_8_bits_of_bitsandbytes(tmp_path: Path) -> None:
-    pytest.importorskip("bitsandbytes")
+def test_rows_in_8_bits_of_bitsandbytes_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     source = write_folder(tmp_path / "small", "13b", "safetensors")
     tensors, wanted = {}, {}
     for name, weight in weights("13b").items():

@@ -38,7 +38,7 @@ from baichuan2.kernels import library
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.norm_head import NormHead
 from baichuan2.model.plain import PlainBaichuan
-from baichuan2.model.quantized_folders import FolderKind, check_quantization
+from baichuan2.model.quantized_folders import FolderKind, check_quantization, kind_of_quantization
 from baichuan2.model.quantized_layers import quantizable_shapes
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
 from baichuan2.quantization.apply import default_spec
@@ -219,8 +219,8 @@ def _with_adapters(model: "BaichuanForCausalLM | PlainBaichuan", settings: LoadS
     return tuple(named)
 
 
-def read_config(folder: Path) -> BaichuanConfig:
-    """The configuration of a model folder.
+def read_config(folder: Path, *, is_run: bool = True) -> BaichuanConfig:
+    """The configuration of a model folder. `is_run`: the model will compute, so what its weights need must be there.
 
     Raises:
         CheckpointError: config.json is missing, damaged, of another kind of model, or of an official 4-bit folder.
@@ -239,7 +239,7 @@ def read_config(folder: Path) -> BaichuanConfig:
         raise CheckpointError(
             f"{path}: model_type is {model_type!r}, not {BaichuanConfig.model_type!r}: only Baichuan models are loaded"
         )
-    check_quantization(path, fields.get("quantization_config"))
+    (check_quantization if is_run else kind_of_quantization)(path, fields.get("quantization_config"))
     for name in ("dtype", "torch_dtype"):
         if not _names_a_dtype(fields.get(name)):
             raise CheckpointError(

@@ -49,13 +49,12 @@ def dequantize(settings: ConvertSettings, watch: Watch | None = None) -> Convert
 
     Raises: as `write_folder`.
         CheckpointError: there is no such folder, it is damaged or not quantised, or in a layout that is not read.
-        MissingExtraError: it is in 8 bits of bitsandbytes, and the library is not installed.
     """
     assert settings.source is not None
     folder = locate(settings.source, revision=settings.revision, offline=settings.offline)
     path = folder / "config.json"
     fields = read_json(path) if path.is_file() else {}
-    config = read_config(folder)
+    config = read_config(folder, is_run=False)
     kind = kind_of_quantization(path, fields.get("quantization_config"))
     if kind == "none":
         raise CheckpointError(f"{settings.source} is not quantised: its weights have all their bits, nothing is to do")
