@@ -245,3 +245,25 @@ def test_tokens_and_the_template_of_a_fine_tune_are_kept(tmp_path: Path) -> None
     change(source / "tokenizer_config.json", added_tokens_decoder={"770": chatml}, chat_template=None)
     with pytest.raises(TokenizerError, match=r"im_start.*' has the id 770, which does not follow on the 768 before"):
         convert("from-llama", source, tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("config.json", "[]", "must hold a JSON object"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": 5}}', "lists 5 as token 'x', which is none"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"768": {"content": "<s>"}}}', "'<s>' is a piece already"),
+        ("tokenizer.json", '{"added_tokens": 5, "model": 3}', "added_tokens must be a list of objects"),
+        ("generation_config.json", '{"eos_token_id": "x"}', "eos_token_id must be a whole number"),
+        ("tokenizer.model", "no pieces", "is not a SentencePiece model"),
+    ],
+)
+def test_damaged_small_files_are_refused_in_one_line(
+    tmp_path: Path, shared_llama: Path, name: str, content: str, reason: str
+) -> None:
+    source = shutil.copytree(shared_llama, tmp_path / "llama")
+    (source / name).write_text(content, encoding="utf-8")
+    with pytest.raises(BaichuanError, match=reason) as refusal:
+        convert("from-llama", source, tmp_path / "baichuan")
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "baichuan.partial").exists()

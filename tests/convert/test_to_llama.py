@@ -18,7 +18,7 @@ from baichuan2.convert.plain_tokenizer import MARK, plain_tokenizer_texts
 from baichuan2.convert.ways import convert_checkpoint
 from baichuan2.model.sentencepiece_file import read_sentencepiece_file
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
-from tests.tiny import tiny_model
+from tests.tiny import random_ids, tiny_model
 from tests.tokenizer_files import (
     REAL_GOLDENS,
     REAL_MODEL,
@@ -206,6 +206,26 @@ def test_no_text_of_the_old_description_and_no_code_is_taken_over(tmp_path: Path
     generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
     assert generation["eos_token_id"] == [2, 195]  # a model that opens a user turn has finished its own
     assert (generation["top_k"], generation["pad_token_id"]) == (5, 0)
+
+
+def test_a_template_and_tokens_of_a_fine_tune_are_kept_there_and_back(tmp_path: Path) -> None:
+    model = tiny_model("7b", vocab_size=832, rope_parameters={"rope_type": "yarn", "factor": 2.0})
+    source = save(model, tmp_path / "source")
+    token = {"content": "<|im_start|>", "special": True}
+    fields = {"added_tokens_decoder": {"768": token}, "chat_template": "{{ messages[0]['content'] }}"}
+    (source / "tokenizer_config.json").write_text(json.dumps(fields), encoding="utf-8")
+    with pytest.warns(UserWarning, match="is not the official one; it is kept"):
+        there = convert(source, tmp_path / "there")
+    with pytest.warns(UserWarning, match="has a chat template of its own"):
+        back = convert_checkpoint(
+            ConvertSettings(way="from-llama", source=str(there), target=str(tmp_path / "back"))
+        ).path
+    loaded = load_model(back, LoadSettings(device="cpu"))
+    assert loaded.tokenizer.encode("<|im_start|>你") == [768, *loaded.tokenizer.encode("你")]
+    assert loaded.tokenizer.chat_template == fields["chat_template"]
+    ids = random_ids(1, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(ids).logits, model(ids).logits, rtol=0, atol=1e-5)
 
 
 def test_a_13b_a_quantised_folder_and_the_tokenizer_of_baichuan_1_are_refused_in_one_line(tmp_path: Path) -> None:

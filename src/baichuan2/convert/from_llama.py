@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from baichuan2.checkpoints.adapters import CONFIG_NAME as ADAPTER_CONFIG
+from baichuan2.checkpoints.load import read_generation_config
 from baichuan2.checkpoints.locate import locate
 from baichuan2.checkpoints.mapped import MappedTensors
 from baichuan2.checkpoints.shards import check_layout, find_weight_files, read_json
@@ -107,7 +108,10 @@ def _generation_text(folder: Path, tokenizer: LlamaTokenizerFiles) -> dict[str, 
     says so.
     """
     path = folder / GENERATION_FILE
-    fields: dict[str, Any] = read_json(path) if path.is_file() else {}
+    fields: dict[str, Any] = {}
+    if path.is_file():
+        read_generation_config(folder)  # refuses what could not be loaded afterwards
+        fields = read_json(path)
     if tokenizer.knows_roles:
         fields = {"user_token_id": USER_TOKEN_ID, "assistant_token_id": ASSISTANT_TOKEN_ID} | fields
     if not fields:

@@ -174,6 +174,7 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
 def _added_tokens(source: WeightSource, config: dict[str, Any], tokenizer: BaichuanTokenizer) -> dict[str, Any]:
     """Entries of the folder's tokens that are no pieces, by their ids, which must follow on those of the pieces."""
     added: dict[str, Any] = {}
+    pieces = tokenizer.get_vocab()
     for place, token in sorted(_listed_tokens(source.folder, config).items()):
         if place < len(tokenizer):
             continue
@@ -182,6 +183,8 @@ def _added_tokens(source: WeightSource, config: dict[str, Any], tokenizer: Baich
                 f"{source.name}: its added token {token['content']!r} has the id {place}, which does not follow on the "
                 f"{len(tokenizer) + len(added)} before it"
             )
+        if token["content"] in pieces:
+            raise TokenizerError(f"{source.name}: its added token {token['content']!r} is a piece already")
         added[str(place)] = token
     return added
 
@@ -193,7 +196,9 @@ def _listed_tokens(folder: Path, config: dict[str, Any]) -> dict[int, dict[str, 
         listed += [(place, {"content": name}) for name, place in read_json(folder / ADDED_FILE).items()]
     if (folder / JSON_FILE).is_file():
         tokens = read_json(folder / JSON_FILE).get("added_tokens")
-        listed += [(token.get("id"), token) for token in tokens or () if isinstance(token, dict)]
+        if not isinstance(tokens, list | None) or not all(isinstance(token, dict) for token in tokens or ()):
+            raise TokenizerError(f"{folder / JSON_FILE}: added_tokens must be a list of objects: download it again")
+        listed += [(token.get("id"), token) for token in tokens or ()]
     decoder = config.get("added_tokens_decoder")
     listed += list(decoder.items()) if isinstance(decoder, dict) else []
     found: dict[int, dict[str, Any]] = {}

@@ -6,12 +6,14 @@ a role, is done by the chat template as far as a template can: see `_protected`.
 
 import json
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from baichuan2.errors import TokenizerError
+from baichuan2.model.prompt_format import chat_template
 from baichuan2.model.sentencepiece_file import SentencePieceFile
 from baichuan2.model.special_tokens import ASSISTANT_TOKEN_ID, USER_TOKEN_ID
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
@@ -73,14 +75,30 @@ def plain_tokenizer_texts(
         "model_max_length": model_max_length,
         "padding_side": tokenizer.padding_side,
     }
-    if tokenizer.vocab_size > max(USER_TOKEN_ID, ASSISTANT_TOKEN_ID):
-        user, assistant = tokenizer.convert_ids_to_tokens([USER_TOKEN_ID, ASSISTANT_TOKEN_ID])
-        config["chat_template"] = plain_chat_template(user, assistant, guarded)
+    template = _template(tokenizer, guarded)
+    if template is not None:
+        config["chat_template"] = template
     return {
         "tokenizer.json": json.dumps(description, ensure_ascii=False, separators=(",", ":")) + "\n",
         "tokenizer_config.json": _json(config),
         "special_tokens_map.json": _json(names),
     }
+
+
+def _template(tokenizer: BaichuanTokenizer, guarded: Iterable[str]) -> str | None:
+    """The official format with its guard, or the folder's own template as it is; None: there are no role pieces."""
+    if tokenizer.vocab_size <= max(USER_TOKEN_ID, ASSISTANT_TOKEN_ID):
+        return None
+    user, assistant = tokenizer.convert_ids_to_tokens([USER_TOKEN_ID, ASSISTANT_TOKEN_ID])
+    own = tokenizer.chat_template
+    if isinstance(own, str) and own != chat_template(user, assistant):
+        warnings.warn(
+            "the chat template of this folder is not the official one; it is kept as it is, so messages that spell "
+            "role tokens can open turns in other programs",
+            stacklevel=2,
+        )
+        return own
+    return plain_chat_template(user, assistant, guarded)
 
 
 def plain_chat_template(user_piece: str, assistant_piece: str, guarded: Iterable[str]) -> str:
