@@ -63,7 +63,8 @@ def test_a_server_that_runs_the_same_model_says_the_same(running_server, prompts
     assert [finding["num_prompts"] for finding in (found["text_ids"], found["chat_ids"])] == [2, 2]
     assert main(arguments("demo-base", running_server, prompts, "--language", "en")) == 0
     out = capsys.readouterr().out
-    assert ENGLISH.level_same_text not in out
+    assert ENGLISH.cause_served in out
+    assert ENGLISH.ids_counted.format(count=2) in out
     assert ENGLISH.replies_part.split("{")[0] in out
     assert ENGLISH.not_available in out
 
@@ -103,6 +104,8 @@ def odd_server() -> Iterator[str]:
 def test_mistakes_are_one_line(folder, prompts, odd_server, tmp_path, capsys):
     plain = tmp_path / "model.txt"
     plain.write_text("no model")
+    half = tmp_path / "half.jsonl"
+    half.write_text('{"text": "\\ud800"}')
     for sides, more, message in (
         (("demo-chat",), (), "B is missing"),
         (("nowhere", "demo-chat"), (), "there is no folder nowhere"),
@@ -110,9 +113,11 @@ def test_mistakes_are_one_line(folder, prompts, odd_server, tmp_path, capsys):
         ((f"demo-chat+{tmp_path}", "demo-chat"), (), "is no adapter folder"),
         ((tmp_path, "demo-chat"), (), "has no config.json"),
         (("demo-chat", "http://127.0.0.1:9"), (), "the server http://127.0.0.1:9 cannot be reached"),
+        (("demo-chat", "http://127.0.0.1:9/#m"), (), "the server http://127.0.0.1:9 cannot be reached"),
         (("http://127.0.0.1:9", "demo-chat"), (), "give the server http://127.0.0.1:9 as B"),
         ((folder, odd_server), (), f'{odd_server}/v1/completions refuses (status 418): {{"error": "short'),
         (("demo-chat", "demo-chat"), ("--prompts", "nowhere.txt"), "--prompts nowhere.txt cannot be read"),
+        (("demo-chat", "demo-chat"), ("--prompts", str(half)), "half.jsonl: document 1 holds half a character"),
         (("demo-chat", "demo-chat"), ("--dtype", "int4"), "--dtype must be one of auto, float32"),
     ):
         assert main(["compare", *map(str, sides), *(more or ("--prompts", str(prompts), "--device", "cpu"))]) == 2

@@ -48,6 +48,8 @@ def read_prompts(path: str | None, limit: int | None) -> list[Prompt]:
         if len(prompts) == min(limit or LARGEST_NUMBER, LARGEST_NUMBER):
             break
         if isinstance(document, str):
+            if any("\ud800" <= character <= "\udfff" for character in document):
+                raise DataError(f"{name}: document {number} holds half a character")
             if document:
                 prompts.append(Prompt(number, document))
             continue

@@ -10,7 +10,7 @@ from baichuan2.bench.comparison_asked import Asked
 from baichuan2.bench.comparison_ids import IdsFinding, count_finding
 from baichuan2.bench.comparison_replies import SHOWN, Parting, ReplyPair, is_near_tie
 from baichuan2.bench.comparison_verdict import Verdict, judge_replies
-from baichuan2.bench.server_client import ServedReply, Server
+from baichuan2.bench.server_client import ServedReply, Server, spelled
 from baichuan2.bench.sides import Side
 
 __all__ = ["ServedComparison", "ask_server"]
@@ -61,19 +61,11 @@ def ask_server(a: Side, asked: Sequence[Asked], server: Server, show: Callable[[
     )
 
 
-def _spelled(piece: bytes) -> str:
-    """A token as OpenAI's completions spell it."""
-    try:
-        return piece.decode()
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
-
-
 def _same_tokens(a: Side, one: Asked, served: ServedReply) -> int:
     """How many tokens both replies begin with, as far as the server tells its tokens."""
     count = 0
     for choice, token in zip(one.reply, served.tokens, strict=False):
-        if _spelled(a.piece(choice.token_id)) != token:
+        if spelled(a.piece(choice.token_id)) != token:
             break
         count += 1
     return count
@@ -102,7 +94,7 @@ def _part(a: Side, one: Asked, served: ServedReply, place: int, rest: str) -> Pa
     b_id = _find(a, logits, told, rest, is_ended=not rest and served.is_ended)
     margin = None if b_id is None else (logprobs[a_id] - logprobs[b_id]).item()
     top = served.tops[place] if told is not None and place < len(served.tops) else {}
-    of_a, of_b = top.get(_spelled(a.piece(a_id))), None if told is None else served.logprobs[place]
+    of_a, of_b = top.get(spelled(a.piece(a_id))), None if told is None else served.logprobs[place]
 
     def text(start: int, stop: int) -> str:
         return b"".join(a.piece(choice.token_id) for choice in one.reply[start:stop]).decode("utf-8", "replace")
@@ -136,12 +128,14 @@ def _find(a: Side, logits: Tensor, told: str | None, rest: str, *, is_ended: boo
     likeliest = logits.topk(min(CANDIDATES, len(logits))).indices.tolist()
     if is_ended:
         return next((token_id for token_id in likeliest if token_id in a.stop_ids), None)
-    spelled = {token_id: _spelled(a.piece(token_id)) for token_id in likeliest}
+    pieces = {token_id: spelled(a.piece(token_id)) for token_id in likeliest}
     if told is not None:
-        return next((token_id for token_id, piece in spelled.items() if piece == told), None)
+        ids = a.text_ids(told)
+        unlikely = ids[0] if len(ids) == 1 else None
+        return next((token_id for token_id, piece in pieces.items() if piece == told), unlikely)
     # the longest piece that the text goes on with: greedy replies are mostly of such
-    fitting = [token_id for token_id, piece in spelled.items() if piece and rest.startswith(piece)]
-    return max(fitting, key=lambda token_id: len(spelled[token_id]), default=None)
+    fitting = [token_id for token_id, piece in pieces.items() if piece and rest.startswith(piece)]
+    return max(fitting, key=lambda token_id: len(pieces[token_id]), default=None)
 
 
 def _exp(value: float | None) -> float | None:

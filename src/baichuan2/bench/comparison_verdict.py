@@ -96,7 +96,7 @@ def judge_replies(
     if all(parting.is_near_tie for parting in parted):
         return Verdict("near-ties", number_format, ())
     is_close = logprob_difference is not None and logprob_difference <= CLOSE_LOGPROB
-    return Verdict("close" if is_close else "different", None, ())
+    return Verdict("close" if is_close else "different", None, (Cause("served"),))
 
 
 def _causes(differences: LogitDifferences, number_format: str, few_bits: tuple[str, ...]) -> list[Cause]:

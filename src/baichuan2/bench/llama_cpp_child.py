@@ -30,7 +30,9 @@ class Engine:
         api = self._api
         self._model = api.llama_model_load_from_file(path.encode(), api.llama_model_default_params())
         if not self._model:
-            raise RuntimeError(f"llama.cpp cannot load {path}")
+            raise RuntimeError(
+                "llama.cpp cannot load it: the file is damaged, or of a model that this version does not know"
+            )
         self._vocab = api.llama_model_get_vocab(self._model)
         self._vocab_size = api.llama_vocab_n_tokens(self._vocab)
         context = min(context, api.llama_model_n_ctx_train(self._model))

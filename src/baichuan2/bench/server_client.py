@@ -14,7 +14,7 @@ from typing import Any
 
 from baichuan2.errors import CheckpointError, GenerationError
 
-__all__ = ["ServedReply", "Server"]
+__all__ = ["ServedReply", "Server", "spelled"]
 
 LARGEST_ANSWER = 1 << 26
 KEY_VARIABLES = ("OPENAI_API_KEY", "BAICHUAN2_API_KEY")
@@ -48,16 +48,21 @@ class Server:
         """
         address, _, model = url.partition("#")
         self.url = address.rstrip("/").removesuffix("/v1")
-        self.model = model or self._first_model()
+        first = self._first_model()
+        if not (model or first):
+            raise CheckpointError(f"{self.url} names no model: write {self.url}#MODEL")
+        self.model = model or first
 
     def _first_model(self) -> str:
-        answer = self._fetch("/v1/models", None, CONNECT_SECONDS)
+        """The first model that it lists; empty where it lists none."""
+        try:
+            answer = self._fetch("/v1/models", None, CONNECT_SECONDS)
+        except GenerationError:
+            return ""
         models = answer.get("data")
         first = models[0] if isinstance(models, list) and models else None
         name = first.get("id") if isinstance(first, dict) else None
-        if not isinstance(name, str):
-            raise CheckpointError(f"{self.url} names no model: write {self.url}#MODEL")
-        return name
+        return name if isinstance(name, str) else ""
 
     def complete(self, prompt: str | Sequence[int], num_tokens: int, *, num_tops: int = 2) -> ServedReply:
         """The greedy continuation of a text or of token ids.
@@ -71,8 +76,7 @@ class Server:
         text = choice.get("text")
         if not isinstance(text, str):
             raise GenerationError(f"{self.url} answers without a text")
-        told = choice.get("logprobs")
-        told = told if isinstance(told, dict) else {}
+        told = _by_columns(choice.get("logprobs"))
         tokens, logprobs = _strings(told.get("tokens")), _numbers(told.get("token_logprobs"))
         tops = told.get("top_logprobs")
         count = len(tokens) if len(tokens) == len(logprobs) else 0
@@ -97,12 +101,10 @@ class Server:
         # greedy, by every name that servers give to what might stand in the way
         greedy = {"temperature": 0, "top_p": 1, "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
         body = {"model": self.model, "max_tokens": num_tokens, "seed": 0, "stream": False, **greedy, **fields}
-        try:
-            return self._fetch(path, body, REPLY_SECONDS)
-        except CheckpointError as error:
-            raise GenerationError(str(error)) from error
+        return self._fetch(path, body, REPLY_SECONDS)
 
     def _fetch(self, path: str, body: Mapping[str, Any] | None, seconds: float) -> dict[str, Any]:
+        """The object that it answers; CheckpointError where it is not there, GenerationError where it refuses."""
         headers = {"Content-Type": "application/json"}
         key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), None)
         if key is not None:
@@ -115,16 +117,16 @@ class Server:
         except urllib.error.HTTPError as error:
             with error:
                 reason = " ".join(error.read(2000).decode("utf-8", "replace").split())
-            raise CheckpointError(f"{self.url}{path} refuses (status {error.code}): {reason[:300]}") from error
+            raise GenerationError(f"{self.url}{path} refuses (status {error.code}): {reason[:300]}") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = str(getattr(error, "reason", None) or error) or type(error).__name__
             raise CheckpointError(f"the server {self.url} cannot be reached: {reason}") from error
         try:
             found = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{self.url}{path} answers no JSON: is it an OpenAI-compatible server?") from error
+            raise GenerationError(f"{self.url}{path} answers no JSON: is it an OpenAI-compatible server?") from error
         if not isinstance(found, dict):
-            raise CheckpointError(f"{self.url}{path} answers no object: is it an OpenAI-compatible server?")
+            raise GenerationError(f"{self.url}{path} answers no object: is it an OpenAI-compatible server?")
         return found
 
     def _choice(self, answer: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -133,6 +135,40 @@ class Server:
         if not isinstance(first, dict):
             raise GenerationError(f"{self.url} answers without a choice")
         return first
+
+
+def _by_columns(told: object) -> Mapping[str, Any]:
+    """The `logprobs` of a choice in the form of completions; llama.cpp's server tells them in that of chats."""
+    if not isinstance(told, dict):
+        return {}
+    content = told.get("content")
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        return told
+    tops = [entry.get("top_logprobs") for entry in content]
+    return {
+        "tokens": [_spelled(entry) for entry in content],
+        "token_logprobs": [entry.get("logprob") for entry in content],
+        "top_logprobs": [
+            {_spelled(one): one.get("logprob") for one in top if isinstance(one, dict)} if isinstance(top, list) else {}
+            for top in tops
+        ],
+    }
+
+
+def _spelled(entry: Mapping[str, Any]) -> object:
+    """The token of an entry; a part of a character as completions spell it."""
+    token, content = entry.get("token"), entry.get("bytes")
+    if not isinstance(content, list) or not all(isinstance(byte, int) and 0 <= byte < 256 for byte in content):
+        return token if isinstance(token, str) else None
+    return spelled(bytes(content))
+
+
+def spelled(piece: bytes) -> str:
+    """A token as OpenAI's completions spell it; a part of a character by its bytes."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
 
 
 def _strings(value: object) -> tuple[str, ...]:

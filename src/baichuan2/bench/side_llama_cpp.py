@@ -48,7 +48,7 @@ class LlamaCppSide:
             about = self._ask("load", path=path, context=CONTEXT, threads=settings.threads)
         except GenerationError as error:
             self.close()
-            raise CheckpointError(f"{found.name}: {error}") from error
+            raise CheckpointError(str(error)) from error
         except BaseException:
             self.close()
             raise
@@ -135,7 +135,7 @@ class LlamaCppSide:
             code = self._process.poll()
             raise GenerationError(f"{self.name}: the process of llama.cpp died (exit code {code})") from error
         if "error" in answer:
-            raise GenerationError(f"llama.cpp: {answer['error']}")
+            raise GenerationError(f"{self.name}: {answer['error']}")
         return answer["result"]
 
 

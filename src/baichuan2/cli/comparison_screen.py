@@ -67,12 +67,15 @@ def _side(letter: str, side: "SideFacts", words: ComparisonWords) -> str:
 
 def _print_ids(found: "Comparison", say: Say, words: ComparisonWords) -> None:
     text, chat = found.text_ids, found.chat_ids
+    is_counted = found.quality is None  # of a server, which tells numbers of tokens at best
     if text.num_prompts:
-        _print_finding(text, say, words, same=words.ids_same, different=words.ids_different)
-    elif found.b.program == "server":
+        same = words.ids_counted if is_counted else words.ids_same
+        _print_finding(text, say, words, same=same, different=words.ids_different)
+    else:
         say(words.ids_unknown)
     if chat is not None:
-        _print_finding(chat, say, words, same=words.chat_same, different=words.chat_different)
+        same = words.chat_counted if is_counted else words.chat_same
+        _print_finding(chat, say, words, same=same, different=words.chat_different)
     else:
         say(words.chat_none)
 

@@ -20,10 +20,12 @@ class ComparisonWords:
     side: str
     few_bits: str
     ids_same: str
+    ids_counted: str
     ids_unknown: str
     ids_different: str
     ids_counts: str
     chat_same: str
+    chat_counted: str
     chat_none: str
     chat_different: str
     hint_begin: str
@@ -70,6 +72,7 @@ class ComparisonWords:
     cause_few_bits: str
     cause_weights: str
     cause_decoding: str
+    cause_served: str
     cause_tokenizer: str
     cause_template: str
     above: str
@@ -83,10 +86,12 @@ ENGLISH = ComparisonWords(
     side="{letter}  {name}: {program}, {format}",
     few_bits="{format} (weights {bits})",
     ids_same="tokenizer: the same ids for all {count} prompts",
-    ids_unknown="tokenizer: not known, as the server does not tell how many tokens a prompt has",
+    ids_counted="tokenizer: the same number of tokens for all {count} plain prompts",
+    ids_unknown="tokenizer: not compared, as there is no number of tokens of a plain prompt",
     ids_different="tokenizer: other ids for {count} of {total} prompts; in prompt {prompt}, from token {position} on:",
     ids_counts="another number of tokens for {count} of {total} prompts; prompt {prompt} has {a} for A, {b} for B",
     chat_same="chat format: the same ids for all {count} conversations",
+    chat_counted="chat format: the same number of tokens for all {count} conversations",
     chat_none="chat format: not compared, as one side has none",
     chat_different="chat format: other ids for {count} of {total} conversations; prompt {prompt}, token {position} on:",
     hint_begin="all that differs is one token in front, such as a begin token that one side adds",
@@ -140,6 +145,8 @@ ENGLISH = ComparisonWords(
     "where both are folders of one layout",
     cause_decoding="the logits of whole texts agree, but replies part where it was no near-tie: one of the programs "
     "goes on from its cache differently than it reads",
+    cause_served="the server runs other weights or numbers (few bits?), or chooses by penalties of its own; its files, "
+    "compared with A, tell which",
     cause_tokenizer="the same text becomes other tokens, which alone gives other replies: all figures above are on A's "
     "tokens",
     cause_template="a conversation is written differently for the two, which alone gives other replies: all figures "
@@ -154,10 +161,12 @@ CHINESE = ComparisonWords(
     side="{letter}  {name}：{program}，{format}",
     few_bits="{format}（权重 {bits}）",
     ids_same="分词器：全部 {count} 条提示的 id 相同",
-    ids_unknown="分词器：未知，服务器没有给出提示的 token 数",
+    ids_counted="分词器：全部 {count} 条纯文本提示的 token 数相同",
+    ids_unknown="分词器：未比较，没有纯文本提示的 token 数",
     ids_different="分词器：{total} 条提示中有 {count} 条 id 不同；提示 {prompt} 从第 {position} 个 token 起：",
     ids_counts="分词器：{total} 条提示中有 {count} 条 token 数不同；提示 {prompt}：A 为 {a}，B 为 {b}",
     chat_same="对话格式：全部 {count} 段对话的 id 相同",
+    chat_counted="对话格式：全部 {count} 段对话的 token 数相同",
     chat_none="对话格式：未比较，其中一方没有对话格式",
     chat_different="对话格式：{total} 段对话中有 {count} 段 id 不同；提示 {prompt} 从第 {position} 个 token 起：",
     hint_begin="只差开头的一个 token，例如某一方自动加上的起始符",
@@ -206,6 +215,7 @@ CHINESE = ComparisonWords(
     cause_few_bits="权重为低比特（{formats}）",
     cause_weights="权重不同：输出头和位置编码都无法解释。若两者是同一布局的文件夹，--weights 会指出哪些张量不同",
     cause_decoding="整段文本的 logits 一致，但在并非并列处续写出现分歧：其中一个程序用缓存续写的结果与整段计算的不同",
+    cause_served="服务器的权重或数字格式不同（低比特？），或使用了自己的惩罚参数；把它的文件与 A 比较即可知道",
     cause_tokenizer="同一文本被切成不同的 token，仅此就会得到不同的回复；以上数字都以 A 的 token 为准",
     cause_template="同一段对话的写法不同，仅此就会得到不同的回复；以上数字都以 A 的 token 为准",
     above="平均 KL {kl:.3g} 高于 --fail-above {limit:g}",
