@@ -96,7 +96,11 @@ WHOLE: list[tuple[str, Damage, str]] = [
     ("config no JSON", write("config.json", '{"model_type": "baichuan",\n}'), r"config.json is no valid JSON \(line 2"),
     ("config no text", lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "cannot be read as text"),
     ("config a list", write("config.json", "[]"), "must hold a JSON object, got a list"),
-    ("foreign type", lambda f: change_json(f / "config.json", model_type="llama"), "model_type is 'llama'"),
+    (
+        "foreign type",
+        lambda f: change_json(f / "config.json", model_type="llama"),
+        "first baichuan2 convert from-llama ",
+    ),
     ("no type", lambda f: change_json(f / "config.json", model_type=None), "model_type is None"),
     ("bad field", lambda f: change_json(f / "config.json", hidden_size="many"), "hidden_size"),
     (

@@ -52,6 +52,8 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").touch()
     fails("pytorch_model.bin is a file: give the folder", str(tmp_path / "pytorch_model.bin"))
+    (tmp_path / "model.gguf").touch()
+    fails("model.gguf is a file for llama.cpp: give the model folder", str(tmp_path / "model.gguf"))
     fails("there is no folder /no/such/folder: give a model folder, or a hub id such as", "/no/such/folder")
     for name in ("./models/7b", "../7b", "models/baichuan/7b", "7b", "~/no-such-folder", "", "a b/c", "models/"):
         fails("there is no folder", name)

@@ -236,8 +236,10 @@ def read_config(folder: Path, *, is_run: bool = True) -> BaichuanConfig:
     fields = read_json(path)
     model_type = fields.get("model_type")
     if model_type != BaichuanConfig.model_type:
+        hint = f"; a Baichuan in the Llama layout: first baichuan2 convert from-llama {folder} TARGET"
         raise CheckpointError(
             f"{path}: model_type is {model_type!r}, not {BaichuanConfig.model_type!r}: only Baichuan models are loaded"
+            + (hint if model_type == "llama" else "")
         )
     (check_quantization if is_run else kind_of_quantization)(path, fields.get("quantization_config"))
     for name in ("dtype", "torch_dtype"):

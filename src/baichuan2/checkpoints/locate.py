@@ -57,6 +57,8 @@ def locate(
         _refuse_revision(revision, f"the folder {shown}")
         return path
     if is_file:
+        if path.suffix.lower() == ".gguf":
+            raise CheckpointError(f"{shown} is a file for llama.cpp: give the model folder that it was made from")
         raise CheckpointError(f"{shown} is a file: give the folder that holds it")
     release = None if isinstance(name_or_path, Path) else _release(name_or_path)
     if release is not None and release.repo is None:
