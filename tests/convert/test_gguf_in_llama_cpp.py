@@ -17,6 +17,7 @@ from baichuan2.convert.ways import convert_checkpoint
 from baichuan2.engine.generate import generate_tokens
 from baichuan2.engine.sampling import Sampling
 from baichuan2.model.prompt_format import chat_ids
+from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
 from tests.convert.gguf_models import save_tiny
 from tests.tiny import Size, random_ids
 from tests.tokenizer_files import REAL_GOLDENS, REAL_MODEL, TextSource, golden, require, tokenizer
@@ -58,6 +59,16 @@ def our_replies(source: Path | str, prompts: list[list[int]]) -> list[list[int]]
     return replies
 
 
+def assert_same_tokens(text: str, ids: list[int], ours: BaichuanTokenizer) -> None:
+    """`ids` are ours; where the text spells a role or end token they stay a text, if not cut at the same place."""
+    meant = ours.encode_text(text)
+    if ours.guarded_ids.isdisjoint(ours.encode(text, add_special_tokens=False)):
+        assert ids == meant, text
+    else:
+        assert ours.guarded_ids.isdisjoint(ids), text
+        assert ours.decode(ids) == ours.decode(meant), text
+
+
 @pytest.mark.parametrize(
     ("name", "size", "changes"),
     [
@@ -87,18 +98,23 @@ def test_the_demo_model_answers_as_ours_does(tmp_path: Path) -> None:
     chats[-1] += [{"role": "assistant", "content": "你好！"}, {"role": "user", "content": "你是谁？"}]
     prompts = [chat_ids(loaded.tokenizer, chat, add_generation_prompt=True)[0] for chat in chats]
     ours = our_replies("demo-chat", prompts)
+    source = TextSource(list(loaded.tokenizer.get_vocab()), seed=5)
+    texts = [source.text() for _ in range(60)] + ["</s><reserved_107>", "a  b\n\n", ""]
     for type_name in ("f16", "q8_0", "q4_0"):
-        answers = ask(convert("demo-chat", tmp_path / f"{type_name}.gguf", type_name), prompts=prompts, chats=chats)
+        path = convert("demo-chat", tmp_path / f"{type_name}.gguf", type_name)
+        answers = ask(path, prompts=prompts, chats=chats, texts=texts if type_name == "f16" else [])
+        for text, ids in zip(texts, answers["ids"], strict=False):
+            assert_same_tokens(text, ids, loaded.tokenizer)
         assert [chat["prompt"] for chat in answers["chats"]] == prompts
         assert [chat["num_prompt_tokens"] for chat in answers["chats"]] == list(map(len, prompts))
         ends = ["length" if len(ids) == LENGTH else "stop" for ids in ours]
-        texts = [loaded.tokenizer.decode(ids) for ids in ours]
+        replies = [loaded.tokenizer.decode(ids) for ids in ours]
         if type_name != "q4_0":  # four bits change some answers of so small a model
             assert [[token for token in reply if token not in ENDS] for reply in answers["replies"]] == ours
             assert [(chat["text"], chat["finish_reason"]) for chat in answers["chats"]] == list(
-                zip(texts, ends, strict=True)
+                zip(replies, ends, strict=True)
             )
-        assert answers["chats"][0]["text"] == texts[0] == "法国的首都是巴黎。"
+        assert answers["chats"][0]["text"] == replies[0] == "法国的首都是巴黎。"
 
 
 def test_text_becomes_the_same_tokens(tmp_path: Path) -> None:
@@ -118,10 +134,6 @@ def test_text_becomes_the_same_tokens(tmp_path: Path) -> None:
     forged = [case["text"] for case in cases]
     answers = ask(convert(folder, tmp_path / "model.gguf", "q8_0"), texts=texts, forged=forged)
     for text, ids in zip(texts, answers["ids"], strict=True):
-        if ours.guarded_ids.isdisjoint(ours.encode(text, add_special_tokens=False)):
-            assert ids == ours.encode_text(text), text
-        else:  # the name of a role or end token stays a text, if not cut at the same place as ours
-            assert ours.guarded_ids.isdisjoint(ids), text
-            assert ours.decode(ids) == ours.decode(ours.encode_text(text)), text
+        assert_same_tokens(text, ids, ours)
     for case, (_, ids) in zip(cases, answers["forged"], strict=True):
         assert ids == case["hf_ids"], case["text"]

@@ -1,7 +1,6 @@
 """What `convert to-gguf` writes, read back by the gguf package; what it refuses; what it leaves when it is stopped."""
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from baichuan2.errors import QuantizationError
 from tests.convert.gguf_models import save_tiny
 
 gguf = pytest.importorskip("gguf", reason="the gguf package writes and reads the files of llama.cpp")
+resource = pytest.importorskip("resource", reason="limits of file sizes and signals are those of POSIX")
 
 BOUNDS = {"q8_0": 1 / 254, "q4_0": 1 / 8, "q4_1": 1 / 30, "q5_0": 1 / 16, "q5_1": 1 / 62}
 """The largest error, as a part of the largest number of a block; for those with a least value of the block's range."""

@@ -15,6 +15,7 @@ class ConversionWords:
 
     start: str
     files: str
+    tensors: str
     resumed: str
     interrupted: str
     done: str
@@ -22,15 +23,17 @@ class ConversionWords:
 
 CHINESE = ConversionWords(
     start="{way}：正在读 {source}，写入 {target} ……",
-    files="文件",
-    resumed="接着上次的进度：{count} 个权重文件此前已完成。",
+    files="权重文件",
+    tensors="张量",
+    resumed="接着上次的进度：{count} 个{unit}此前已完成。",
     interrupted="[已停止；再次运行同一命令会从 {target}.partial 继续]",
     done="完成：{target}，{before} -> {after}，{count} 个张量，用时 {seconds:.0f} 秒。",
 )
 ENGLISH = ConversionWords(
     start="{way}: reading {source}, writing {target} ...",
-    files="files",
-    resumed="going on where the last run stopped: {count} files of weights were finished",
+    files="files of weights",
+    tensors="tensors",
+    resumed="going on where the last run stopped: {count} {unit} were finished",
     interrupted="[stopped; the same command goes on from {target}.partial]",
     done="done: {target}, {before} -> {after}, {count} tensors, {seconds:.0f} s",
 )

@@ -80,6 +80,9 @@ class TensorFile:
                 file.truncate(self.num_bytes)
                 file.flush()
                 os.fsync(file.fileno())
+                file.seek(0)
+                if file.read(len(self.header)) != self.header:
+                    raise CheckpointError(f"{self.path}: the header differs from what was written: a damaged disk")
                 for place in self.places:
                     if place.name in self.written and _digest(file, place) != self.written[place.name]:
                         del self.written[place.name]

@@ -6,17 +6,18 @@ One tensor is read at a time, some rows of it are in the works, so the memory do
 import hashlib
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 import baichuan2
 from baichuan2.checkpoints.load import read_generation_config, read_tokenizer
 from baichuan2.convert.gguf_file import TensorFile, check_digest_file, places_behind, publish
-from baichuan2.convert.gguf_header import check_whole, header_bytes, origin_of
+from baichuan2.convert.gguf_header import check_shapes, header_bytes, origin_of
 from baichuan2.convert.gguf_layout import architecture_of, gguf_tensors
 from baichuan2.convert.gguf_mixed import check_llama_cpp, quantize_mixed
 from baichuan2.convert.gguf_types import FILE_TYPES, MIXED_TYPES, StoredTensor, check_type, encoded_blocks, tensor_type
@@ -32,6 +33,7 @@ from baichuan2.settings import ConvertSettings
 __all__ = ["to_gguf"]
 
 SUFFIX = ".gguf"
+RELEASED_AFTER = 16  # blocks
 UNFINISHED, MIXED = "weights.gguf", "mixed.gguf"
 
 
@@ -67,7 +69,7 @@ def to_gguf(settings: ConvertSettings, watch: Watch | None = None) -> Converted:
         if is_mixed:
             finished = partial.path / MIXED
             quantize_mixed(file.path, finished, MIXED_TYPES[type_name], torch.get_num_threads())
-        check_whole(finished, tensors, same_types=not is_mixed)
+            check_shapes(finished, tensors)
         publish(partial, finished)
     return Converted(
         path=target,
@@ -86,7 +88,8 @@ def _checked(settings: ConvertSettings) -> tuple[Source, Path, str]:
     type_name = settings.type.lower()
     check_type(type_name)
     if not settings.target.endswith(SUFFIX) or Path(settings.target).name == SUFFIX:
-        raise SettingsError(f"TARGET {settings.target} must be a file that ends in {SUFFIX}, such as model{SUFFIX}")
+        shown = settings.target if settings.target.isprintable() else repr(settings.target)
+        raise SettingsError(f"TARGET {shown} must be a file that ends in {SUFFIX}, such as model{SUFFIX}")
     require("gguf", extra="gguf")
     if type_name in MIXED_TYPES:
         check_llama_cpp()
@@ -122,12 +125,20 @@ def _write_tensors(source: Source, tensors: Sequence[StoredTensor], file: Tensor
         place = missing.get(item.tensor.name)
         if place is None:
             continue
-        weight = source.tensors[item.tensor.source]
-        file.write(place, encoded_blocks(item.tensor, weight, item.type))
-        source.tensors.release(item.tensor.source)
+        file.write(place, _blocks(source, item))
         done += 1
         watch(done, len(tensors))
     return resumed
+
+
+def _blocks(source: Source, item: StoredTensor) -> Iterator[npt.NDArray[np.uint8]]:
+    """The bytes of a tensor; what was read of the source leaves the memory on the way, an embedding has gigabytes."""
+    weight = source.tensors[item.tensor.source]
+    for number, block in enumerate(encoded_blocks(item.tensor, weight, item.type), start=1):
+        yield block
+        if number % RELEASED_AFTER == 0:
+            source.tensors.release(item.tensor.source)
+    source.tensors.release(item.tensor.source)
 
 
 def _warn_of_other_types(type_name: str, tensors: Sequence[StoredTensor]) -> None:

@@ -32,17 +32,18 @@ def run(settings: ConvertSettings, output: OutputSettings) -> int:
                 f"{name} is missing: baichuan2 convert WAY SOURCE TARGET, WAY being one of {', '.join(WAYS)} "
                 "(see baichuan2 convert --help)"
             )
+    unit = words.tensors if settings.way == "to-gguf" else words.files  # by which progress is told
     notice(words.start.format(way=settings.way, source=settings.source, target=settings.target))
     from baichuan2.convert.ways import convert_checkpoint
 
     try:
-        with progress_bar(words.files) as show:
+        with progress_bar(unit) as show:
             result = convert_checkpoint(settings, show)
     except KeyboardInterrupt:
         notice(words.interrupted.format(target=settings.target))
         raise
     if result.resumed:
-        notice(words.resumed.format(count=result.resumed))
+        notice(words.resumed.format(count=result.resumed, unit=unit))
     if output.json:
         print_json(
             {
