@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from baichuan2 import CheckpointError, ConvertSettings, LoadSettings, load_model
+from baichuan2.convert import rewriting
 from baichuan2.convert.ways import convert_checkpoint
 from tests.checkpoints.folders import (
     FORMS,
@@ -74,8 +75,9 @@ def test_a_plain_head_on_the_result_gives_our_logits(tmp_path: Path, size: Size)
 
 @pytest.mark.parametrize(("size", "form"), list(zip(["7b", "13b", "13b", "7b"], FORMS, strict=True)), ids=str)
 def test_the_head_is_what_inference_computes_with_and_all_else_stays(
-    tmp_path: Path, size: Size, form: tuple[Kind, Layout]
+    tmp_path: Path, size: Size, form: tuple[Kind, Layout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rewriting, "BYTES_AT_A_TIME", 7000)  # so that there are many pieces, the last a smaller one
     source = write_folder(tmp_path / "source", size, *form)
     container, shard_size = ("bin", "whole") if form[1] == "sharded" else ("safetensors", "300KB")
     folder = convert("to-baichuan1", source, tmp_path / "first", container=container, shard_size=shard_size)

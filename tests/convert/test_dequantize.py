@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from baichuan2 import BaichuanForCausalLM, CheckpointError, ConvertSettings, LoadSettings, QuantizeSettings, load_model
+from baichuan2.convert import rewriting
 from baichuan2.convert.quantize import quantize_checkpoint
 from baichuan2.convert.ways import convert_checkpoint
 from baichuan2.quantization.bnb_layout import dequantize_int8_rows, quantize_int8_rows, write_int8
@@ -52,7 +53,10 @@ def layers_of(folder: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(("size", "settings"), FORMATS, ids=[settings["format"] for _, settings in FORMATS])
 @pytest.mark.filterwarnings("ignore:.*bitsandbytes.*")
-def test_weights_are_what_the_layers_compute_with(tmp_path: Path, size: Size, settings: dict[str, Any]) -> None:
+def test_weights_are_what_the_layers_compute_with(
+    tmp_path: Path, size: Size, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewriting, "BYTES_AT_A_TIME", 7000)  # so that there are many pieces, the last a smaller one
     small = quantized(tmp_path, size, **settings)
     folder = convert(small, tmp_path / "plain", shard_size="200KB")
     dtype = torch.float16 if settings["format"] == "official-4bits" else torch.bfloat16
