@@ -207,6 +207,7 @@ def test_what_cannot_be_compared_is_one_line(folder, prompts, tmp_path):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "config.json").write_text('{"model_type": "nobody", "auto_map": {"AutoModelForCausalLM": "m.M"}}')
+    (foreign / "model.safetensors").touch()
     (foreign / "m.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(CheckpointError, match="cannot be loaded by transformers"):
         compared(folder, foreign, prompts)

@@ -124,6 +124,12 @@ def test_mistakes_are_one_line(folder, prompts, odd_server, tmp_path, capsys):
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("error: ")
         assert message in error
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text('{"model_type": "gpt2"}')
+    assert main(["compare", str(folder), str(bare)]) == 2
+    (error,) = capsys.readouterr().err.splitlines()  # before A is loaded and has worked for minutes
+    assert "bare holds no weights: expected model.safetensors" in error
 
 
 def test_both_languages_fill_in_the_same_things():

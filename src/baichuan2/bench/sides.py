@@ -9,7 +9,7 @@ from torch import Tensor
 from baichuan2.bench.comparison_prompts import Prompt
 from baichuan2.checkpoints.adapters import CONFIG_NAME as ADAPTER_FILE
 from baichuan2.checkpoints.locate import locate
-from baichuan2.checkpoints.shards import read_json
+from baichuan2.checkpoints.shards import find_weight_files, read_json
 from baichuan2.errors import CheckpointError, SettingsError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.settings import CompareSettings, flag_name
@@ -104,6 +104,7 @@ def find_side(name: str, *, offline: bool) -> Found:
         what = f"holds an adapter: write MODEL+{name}" if (folder / ADAPTER_FILE).is_file() else "has no config.json"
         raise CheckpointError(f"{name} {what}")
     fields = read_json(folder / "config.json")
+    find_weight_files(folder)  # half a set is told now, not after the other side's minutes
     model_type, size = fields.get("model_type"), fields.get("vocab_size")
     vocab_size = size if isinstance(size, int) else None
     if model_type == BaichuanConfig.model_type:
