@@ -43,11 +43,13 @@ class FakeHub:
     """What the server holds, the faults that it plays, and what it was asked.
 
     `cut`: file name -> after how many bytes the connection is closed, once each. `refused`: file name -> status.
-    `corrupt`: names whose content is sent with one bit changed. `stated`: name -> another digest than its own.
+    `corrupt`: names whose content is sent with one bit changed. `odd`: repository -> what is answered in place of its
+    description. `stated`: name -> another digest than its own.
     """
 
     repositories: dict[str, Repository] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
+    odd: dict[str, bytes] = field(default_factory=dict)
     cut: dict[str, list[int]] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
     corrupt: set[str] = field(default_factory=set)
@@ -102,6 +104,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         if found is None:
             self.fail(404, "RepoNotFound")
+            return
+        if repo in self.hub.odd:
+            self.answer(self.hub.odd[repo])
             return
         revision = rest[1] if len(rest) > 1 else "main"
         files = found.files(revision)

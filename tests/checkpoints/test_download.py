@@ -13,7 +13,6 @@ import pytest
 from huggingface_hub import constants
 
 from baichuan2.checkpoints import download as download_module
-from baichuan2.checkpoints import releases
 from baichuan2.checkpoints.digests import note_path
 from baichuan2.checkpoints.download import Downloaded, download
 from baichuan2.checkpoints.locate import locate
@@ -106,6 +105,8 @@ def test_a_folder_is_whole_checked_and_left_alone_by_the_next_run(hub: FakeHub, 
     again = download(settings(hub, target=str(target)))
     assert (again.num_bytes_fetched, hub.sent, again.files) == (0, {}, tuple(again.files))
     (target / WEIGHTS).unlink()  # what is missing is fetched, and only that
+    beginning = f"{WEIGHTS}.{hashlib.sha256(tiny_files()[WEIGHTS]).hexdigest()[:16]}.incomplete"
+    (target / beginning).write_bytes(bytes(500_000))  # longer than the file: no beginning of it
     again = download(settings(hub, target=str(target)))
     assert (again.num_bytes_fetched, set(hub.sent)) == (400_000, {WEIGHTS})
     whole(again, tiny_files())
@@ -262,6 +263,14 @@ def test_what_cannot_be_fetched_is_one_line(hub: FakeHub, tmp_path: Path) -> Non
     fails("is no release and no hub id", settings(hub, "../etc"))
     fails("--revision is a branch, tag or commit", settings(hub, revision="../x"), SettingsError)
     fails("NAME is missing", DownloadSettings(), SettingsError)
+    hub.repositories["tiny/odd"] = Repository({"main": {}})
+    fails("the hub tells no sizes of files", settings(hub, "tiny/odd"))
+    hub.odd["tiny/odd"] = b"<html>log in to the network first</html>"
+    fails("tiny/odd cannot be fetched from the hub", settings(hub, "tiny/odd"))
+    hub.odd["tiny/odd"] = b'{"id": "tiny/odd", "siblings": [{"size": 1}]}'
+    fails(
+        "tiny/odd: what answers is no hub .*look at the address in --mirror or HF_ENDPOINT", settings(hub, "tiny/odd")
+    )
     closed = DownloadSettings(name=REPO, mirror="http://127.0.0.1:9")
     fails("the hub cannot be reached", closed)
     with pytest.raises(SettingsError, match="--mirror is an address"):
@@ -348,6 +357,10 @@ def test_a_folder_without_a_note_needs_something_to_compare_with(hub: FakeHub, t
     (folder / "SHA256SUMS").write_text(hashlib.sha256(b"{}").hexdigest() + "  config.json\n")
     result = download(DownloadSettings(name=REPO, target=str(folder), verify=True))
     assert [(file.name, file.by) for file in result.files if file.by] == [("config.json", ("SHA256SUMS",))]
+    (folder / "SHA256SUMS").write_text(
+        hashlib.sha256(b"{}").hexdigest() + "  config.json\n" + "0" * 64 + "  gone.bin\n"
+    )
+    fails("gone.bin is missing", DownloadSettings(name=REPO, target=str(folder), verify=True))
+    (folder / "SHA256SUMS").write_text(hashlib.sha256(b"{}").hexdigest() + "  config.json\n" + "0" * 64 + "  ../x\n")
     (folder / ".baichuan2-verified.json").write_text(json.dumps({"files": {"../x": {"sha256": "0"}}}))
     assert download(DownloadSettings(name=REPO, target=str(folder), verify=True)).files  # no note of ours
-    assert releases.TOKENIZER_SHA256

@@ -19,6 +19,8 @@ HELP_CALLS = [
     ["serve", "--help"],
     ["finetune", "--help"],
     ["evaluate", "--help"],
+    ["models", "--help"],
+    ["download", "--help"],
 ]
 PROBE = """
 import sys

@@ -24,6 +24,7 @@ from baichuan2.checkpoints.digests import (
     stated_by_sums,
     write_note,
 )
+from baichuan2.checkpoints.hub_cache import weights_of
 from baichuan2.checkpoints.hub_files import Hub, HubFile, Listing, files_to_fetch
 from baichuan2.checkpoints.locate import EXAMPLE_ID, HUB_ID
 from baichuan2.checkpoints.one_run import one_run
@@ -220,8 +221,7 @@ def _check_only(settings: DownloadSettings, wanted: Wanted, hub: Hub, target: Pa
     if target is not None and note is not None:
         _refuse_other(settings, wanted, None, note)
     stated = _known_here(wanted, folder, note)
-    names = sorted(note["files"]) if note is not None else sorted(path.name for path in folder.iterdir())
-    names = [name for name in names if note is not None or ((folder / name).is_file() and not name.startswith("."))]
+    names = sorted(note["files"]) if note is not None else _names_here(folder)
     if not any(stated.get(name) for name in names):
         raise CheckpointError(
             f"{folder}: no digest of its files is known: run  baichuan2 download {settings.name}  once with a "
@@ -236,6 +236,13 @@ def _check_only(settings: DownloadSettings, wanted: Wanted, hub: Hub, target: Pa
         )
     commit = note.get("commit") if note is not None else None
     return Downloaded(folder, wanted.repo, wanted.revision, commit, tuple(checked), 0)
+
+
+def _names_here(folder: Path) -> list[str]:
+    """The files of a folder without a note, and those that its index or SHA256SUMS say should be there."""
+    present = {path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
+    told = {name for name in (*stated_by_sums(folder), *weights_of(folder)) if Path(name).name == name}
+    return sorted(present | told)
 
 
 def _refuse_strangers(settings: DownloadSettings, wanted: Wanted, listing: Listing, target: Path) -> None:

@@ -42,13 +42,13 @@ class HuggingFace:
         api = HfApi(endpoint=self.endpoint, token=self.token)
         with hub_failures(self.repo, self.revision, offline=False):
             info = api.model_info(self.repo, revision=self.revision, files_metadata=True, timeout=SECONDS_TO_ANSWER)
-        files = []
-        for item in info.siblings or ():
-            lfs: Any = item.lfs  # an object with sha256 and size
-            sha256 = None if lfs is None else lfs.sha256
-            size = item.size if item.size is not None else getattr(lfs, "size", None)
-            if size is not None:
-                files.append(HubFile(item.rfilename, int(size), sha256, item.blob_id if lfs is None else None))
+            files = []
+            for item in info.siblings or ():
+                lfs: Any = item.lfs  # an object with sha256 and size
+                sha256 = None if lfs is None else lfs.sha256
+                size = item.size if item.size is not None else getattr(lfs, "size", None)
+                if size is not None:
+                    files.append(HubFile(item.rfilename, int(size), sha256, item.blob_id if lfs is None else None))
         if info.sha is None or not files:
             raise CheckpointError(f"{self.repo}: the hub tells no sizes of files: is the mirror one of this hub?")
         return Listing(self.repo, self.revision, info.sha, tuple(files))
@@ -58,8 +58,9 @@ class HuggingFace:
         found = 0
         for file in files:
             for path in (self._whole(listing, file, folder), self._unfinished(file, folder)):
-                if path.is_file():
-                    found += min(path.stat().st_size, file.size)
+                size = path.stat().st_size if path.is_file() else None
+                if size is not None:
+                    found += size if size <= file.size else 0  # a longer one is fetched anew
                     break
         return found
 

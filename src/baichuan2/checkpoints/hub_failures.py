@@ -42,6 +42,11 @@ def hub_failures(repo_id: str, revision: str | None, *, offline: bool) -> Iterat
         ) from error
     except BaichuanError:  # said in one line already
         raise
+    except (KeyError, TypeError, AttributeError) as error:  # an answer of another form than the client reads
+        raise CheckpointError(
+            f"{repo_id}{at}: what answers is no hub ({type(error).__name__}: {first_line(error)}): look at the address "
+            "in --mirror or HF_ENDPOINT"
+        ) from error
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
         raise CheckpointError(f"{repo_id}{at} cannot be fetched from the hub: {first_line(error)}") from error
     except Exception as error:

@@ -81,7 +81,7 @@ def _refuse_revision(revision: str | None, where: str) -> None:
 
 def _release(name: str) -> Release | None:
     """The official release that `name` means; ids of the hub and paths are no names of releases."""
-    if "/" in name or "\\" in name or name.startswith((".", "~")):
+    if ("/" in name and "@" not in name) or "\\" in name or name.startswith((".", "~")):
         return None
     try:
         return find_release(name)

@@ -27,7 +27,7 @@ class LoadSettings:
 
     model: str | None = setting(
         None,
-        "model folder or hub id; without it the embedded demo model runs",
+        "model folder, hub id, or a release such as 7B-Chat; without it the embedded demo model runs",
         short="-m",
         metavar="PATH_OR_ID",
         environment="BAICHUAN2_MODEL",
