@@ -40,7 +40,16 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_every_way_that_can_be_asked_for_is_there() -> None:
-    assert set(CONVERSIONS) <= set(WAYS)
+    assert set(CONVERSIONS) == set(WAYS)
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "some/file")
+
+    monkeypatch.setitem(CONVERSIONS, "dequantize", refuse)
+    with pytest.raises(CheckpointError, match=r"^some/file cannot be used: Permission denied$"):
+        convert("demo-chat", tmp_path / "target", way="dequantize")
 
 
 def test_tensors_stay_as_they_are_in_shards_of_the_size_asked_for(tmp_path: Path) -> None:

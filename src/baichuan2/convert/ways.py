@@ -11,7 +11,7 @@ from baichuan2.convert.to_baichuan1 import to_baichuan1
 from baichuan2.convert.to_gguf import to_gguf
 from baichuan2.convert.to_llama import to_llama
 from baichuan2.convert.to_safetensors import to_safetensors
-from baichuan2.errors import SettingsError
+from baichuan2.errors import CheckpointError, SettingsError
 from baichuan2.settings import ConvertSettings
 from baichuan2.settings.converting import WAYS
 
@@ -43,4 +43,9 @@ def convert_checkpoint(settings: ConvertSettings, watch: Watch | None = None) ->
             raise SettingsError(
                 f"{name} is missing: baichuan2 convert WAY SOURCE TARGET, WAY being one of {', '.join(WAYS)}"
             )
-    return CONVERSIONS[str(settings.way)](settings, watch)
+    try:
+        return CONVERSIONS[str(settings.way)](settings, watch)
+    except OSError as error:  # a file that the system refuses, or a disk that fails, where nobody expected it
+        raise CheckpointError(
+            f"{error.filename or settings.source} cannot be used: {error.strerror or error}"
+        ) from error
