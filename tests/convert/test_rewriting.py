@@ -3,6 +3,7 @@
 import hashlib
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,14 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path: Path, contai
     assert not (tmp_path / "target").exists()
     assert [path.name for path in (tmp_path / "target.partial").iterdir()] == ["baichuan2-progress.json"]
     assert load_model(convert(source, tmp_path / "target", container=container))
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 40_000_000))  # type: ignore[attr-defined]
+    with pytest.raises(CheckpointError, match=r"has 0.04 GB free, 0.08 GB are needed: make room, or give a TARGET"):
+        convert("demo-chat", tmp_path / "target")
 
 
 def test_a_source_that_changed_meanwhile_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -236,11 +236,11 @@ class _Writer:
         return StoredAs(self.dtype if is_cast and self.dtype else result.dtype, result.shape)
 
     def _check_disk_space(self, partial: PartialFolder) -> None:
-        needed = sum(stored.num_bytes for stored in self.layout.values()) - partial.num_bytes()
+        needed = sum(stored.num_bytes for stored in self.layout.values()) - partial.num_bytes() + SPARE_BYTES
         free = shutil.disk_usage(partial.path).free
-        if free < needed + SPARE_BYTES:
+        if free < needed:
             raise CheckpointError(
-                f"the disk of {partial.path.parent} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed: "
+                f"the disk of {partial.path.parent} has {free / 1e9:.2f} GB free, {needed / 1e9:.2f} GB are needed: "
                 "make room, or give a TARGET elsewhere"
             )
 
