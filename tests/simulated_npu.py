@@ -5,11 +5,14 @@ and float64 is missing, as it is on some accelerators. What runs here names no d
 rounding and what real operations lack are not simulated.
 """
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils import backend_registration
@@ -35,6 +38,18 @@ class OnNpu(Tensor):
 
     def tolist(self) -> Any:
         return self.own.tolist()
+
+    def new_tensor(self, data: Any, **options: Any) -> Tensor:
+        return OnNpu(self.own.new_tensor(data, **options))
+
+    def data_ptr(self) -> int:
+        return self.own.data_ptr()
+
+    def untyped_storage(self) -> Any:
+        return self.own.untyped_storage()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.own.__reduce_ex__(protocol)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -87,12 +102,30 @@ def backend() -> ModuleType:
         "get_amp_supported_dtype": [torch.bfloat16, torch.float16],
         "mem_get_info": (60 * 10**9, 64 * 10**9),
         "max_memory_allocated": 10**9,
-        "get_rng_state": torch.zeros(1),
-        **dict.fromkeys(("manual_seed_all", "synchronize", "reset_peak_memory_stats", "empty_cache", "set_rng_state")),
+        "get_rng_state": torch.zeros(1, dtype=torch.uint8),
+        **dict.fromkeys(
+            ("manual_seed_all", "synchronize", "reset_peak_memory_stats", "empty_cache", "set_rng_state", "set_device")
+        ),
     }
     for name, answer in answers.items():
         setattr(module, name, lambda *_, answer=answer, **__: answer)
+    module.Event = module.Stream = object  # type: ignore[attr-defined]
+    module.random = module  # type: ignore[attr-defined]
     return module
+
+
+def install_package() -> None:
+    """Lets training libraries find torch-npu, by which they know of NPUs; its own operations are missing."""
+
+    class Package(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return lambda *_, **__: pytest.fail(f"torch_npu.{name} was called")
+
+    package = Package("torch_npu")
+    package.__spec__ = ModuleSpec("torch_npu", None)
+    sys.modules["torch_npu"] = package
 
 
 backend_registration._setup_privateuseone_for_python_backend("npu", backend_module=backend())
@@ -125,6 +158,18 @@ class GeneratorOnProcessor(torch._C.Generator):
         return super().__new__(cls, device="cpu")
 
 
+moved: Callable[..., torch.nn.Module] = torch.nn.Module.to
+
+
+def moved_unless_there(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+    """A module that lies on the device keeps its parameters, which an optimizer may know."""
+    device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+    tensors = [*module.parameters(), *module.buffers()]
+    is_there = device is not None and dtype is None and all(tensor.device.type == device.type for tensor in tensors)
+    return module if is_there else moved(module, *args, **kwargs)
+
+
+torch.nn.Module.to = moved_unless_there  # type: ignore[assignment]
 torch.Generator = GeneratorOnProcessor  # type: ignore[misc]
 torch.tensor = made  # type: ignore[assignment]
 torch.inference_mode = without_gradients  # type: ignore[misc,assignment]
