@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from baichuan2.checkpoints.locate import locate
-from baichuan2.checkpoints.plan import RELEASED_SHAPES
-from baichuan2.checkpoints.releases import RELEASES, TOKENIZER_SHA256, find_release, release_of
+from baichuan2.checkpoints.plan import RELEASED_SHAPES, plan_model
+from baichuan2.checkpoints.releases import RELEASES, TOKENIZER_SHA256, find_release, release_meant, release_of
 from baichuan2.errors import CheckpointError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
 from baichuan2.model.cost import num_parameters
+from baichuan2.settings import PlanSettings
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,25 @@ def test_facts_hang_together() -> None:
             assert release.known_digests["tokenizer.model"] == TOKENIZER_SHA256
     digests = [file.sha256 for release in RELEASES for file in release.files if file.sha256 is not None]
     assert len(digests) == len(set(digests))
+
+
+@pytest.mark.parametrize(("name", "like"), [("13b-chat", "13B"), ("7B@00220B", "7B")])
+def test_a_release_is_planned_without_the_net(name: str, like: str) -> None:
+    plan, expected = (plan_model(PlanSettings(model=model, memory="32GB", offline=True)) for model in (name, like))
+    assert (plan.estimates, plan.stored) == (expected.estimates, "bfloat16")
+    first = plan_model(PlanSettings(model="Baichuan-7B", memory="32GB", offline=True))
+    assert first.estimates[1].head_copy == 0  # a plain head
+    assert plan_model(PlanSettings(model="7B-Chat-4bits", memory="32GB", offline=True)).stored == "nf4"
+
+
+def test_a_folder_goes_before_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "7B-Chat").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert release_meant("7B-Chat") is None
+    assert release_meant("7B-Base") is find_release("7B-Base")
+    assert locate("7B-Chat") == Path("7B-Chat")
+    for name in (None, "", "./7B-Base", "some/7B-Base", "..\\7B-Base", "x" * 5_000):
+        assert release_meant(name) is None
 
 
 def test_the_real_tokenizer_has_the_known_digest() -> None:

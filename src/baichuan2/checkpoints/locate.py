@@ -5,7 +5,7 @@ from pathlib import Path
 
 from baichuan2.checkpoints.hub_cache import holds_model
 from baichuan2.checkpoints.hub_failures import hub_failures
-from baichuan2.checkpoints.releases import Release, find_release
+from baichuan2.checkpoints.releases import Release, release_meant
 from baichuan2.errors import CheckpointError
 
 __all__ = ["locate"]
@@ -80,11 +80,9 @@ def _refuse_revision(revision: str | None, where: str) -> None:
 
 
 def _release(name: str) -> Release | None:
-    """The official release that `name` means; ids of the hub and paths are no names of releases."""
-    if ("/" in name and "@" not in name) or "\\" in name or name.startswith((".", "~")):
-        return None
+    """The official release that `name` means, None where it means none."""
     try:
-        return find_release(name)
+        return release_meant(name)
     except CheckpointError as error:
         raise CheckpointError(f"there is no folder {_shown(name)}, and {error}") from None
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from baichuan2.checkpoints.locate import locate
 from baichuan2.checkpoints.memory import Place, accelerator, given_places, main_memory
+from baichuan2.checkpoints.releases import release_meant
 from baichuan2.checkpoints.shards import read_json
 from baichuan2.devices import available_devices, pick_device
 from baichuan2.errors import CheckpointError, MemoryShortageError, SettingsError
@@ -314,6 +315,10 @@ def find_config(settings: PlanSettings) -> tuple[str, BaichuanConfig, str | None
     name = settings.model
     if name is not None and name.lower() in RELEASED_SHAPES and not Path(name).exists():
         return name, BaichuanConfig(**RELEASED_SHAPES[name.lower()]), "bfloat16", None
+    release = release_meant(name)
+    if release is not None and release.shape in RELEASED_SHAPES and settings.revision is None:
+        shape = RELEASED_SHAPES[release.shape]
+        return release.name, BaichuanConfig(**shape, vocab_size=release.vocabulary), release.stored, None
     path = Path(name).expanduser() if name is not None and name.endswith(".json") else None
     if path is None or not path.is_file():
         folder = locate(name, revision=settings.revision, offline=settings.offline, with_weights=False)

@@ -8,11 +8,12 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from baichuan2.errors import CheckpointError
 
-__all__ = ["RELEASES", "Release", "WeightFile", "find_release", "release_of"]
+__all__ = ["RELEASES", "Release", "WeightFile", "find_release", "release_meant", "release_of"]
 
 OWNER = "baichuan-inc"
 # of every Baichuan 2 repository; 2,001,107 bytes
@@ -290,6 +291,17 @@ def find_release(name: str) -> Release | None:
             f"there is no release {name!r}: did you mean {_listed(near)}? (baichuan2 models lists them all)"
         )
     return None
+
+
+def release_meant(name: str | None) -> Release | None:
+    """The release that `name` means where a model is named; a file or folder, a path, another id of the hub mean none.
+
+    Raises:
+        CheckpointError: as `find_release`.
+    """
+    if not name or len(name) > LONGEST_NAME or "\\" in name or name.startswith((".", "~")):
+        return None
+    return None if ("/" in name and "@" not in name) or Path(name).exists() else find_release(name)
 
 
 def _listed(releases: Iterable[Release]) -> str:
