@@ -183,7 +183,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(
     (tmp_path / "out").mkdir()
     refused(rope, SettingsError, "must be a file that ends in .gguf", name="model.bin")
     refused(rope, SettingsError, "'q4' is none that to-gguf writes", type_name="q4")
-    monkeypatch.setenv("BAICHUAN2_LLAMA_CPP_PYTHON", sys.executable)
+    monkeypatch.setenv("BAICHUAN2_LLAMA_PYTHON", sys.executable)
     refused(rope, MissingExtraError, "pip install llama-cpp-python", type_name="q4_k_m")
     refused(changed("alibi", num_hidden_layers=2), CheckpointError, "ALiBi positions to Baichuan models of 40 layers")
     scaled = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}

@@ -1,6 +1,6 @@
 """k-quants, which llama.cpp itself writes: out of a GGUF file with all bits, in a process of its own.
 
-That process is a Python that holds llama-cpp-python: this one, or the one that BAICHUAN2_LLAMA_CPP_PYTHON names. What
+That process is a Python that holds llama-cpp-python: this one, or the one that BAICHUAN2_LLAMA_PYTHON names. What
 goes wrong inside llama.cpp ends that process and not this one.
 """
 
@@ -13,7 +13,7 @@ from baichuan2.errors import CheckpointError, MissingExtraError
 
 __all__ = ["INTERPRETER_VARIABLE", "check_llama_cpp", "quantize_mixed"]
 
-INTERPRETER_VARIABLE = "BAICHUAN2_LLAMA_CPP_PYTHON"
+INTERPRETER_VARIABLE = "BAICHUAN2_LLAMA_PYTHON"
 QUANTIZE = """
 import sys
 import llama_cpp
