@@ -31,9 +31,7 @@ def test_processor_only() -> None:
 
 
 @pytest.mark.usefixtures("processor_only")
-@pytest.mark.parametrize(
-    "name", ["cuda", "cuda:1", "npu", "gpu", "", "cpu:x", "xpu", "mps:0", "npu:-1", "npu\n"]
-)
+@pytest.mark.parametrize("name", ["cuda", "cuda:1", "npu", "gpu", "", "cpu:x", "xpu", "mps:0", "npu:-1", "npu\n"])
 def test_a_device_that_is_not_there(name: str) -> None:
     with pytest.raises(SettingsError, match=r"no such device on this machine; there is cpu \(or auto\)"):
         pick_device(name)
@@ -137,6 +135,8 @@ told["random"] = [int(state) for state in states.values()]
 model = types.SimpleNamespace(device=npu)
 told["is_left_as_it_is"] = graph_model(model, [0]) is model
 import os
+told["present"] = []
+torch.accelerator.set_device_index = lambda device: told["present"].append(str(device))
 os.environ.update(WORLD_SIZE="4", RANK="3", LOCAL_RANK="3")
 told["own"] = [own_device(name) for name in ("auto", "npu", "npu:0", "cuda", "cpu")]
 del os.environ["WORLD_SIZE"]
@@ -166,6 +166,7 @@ def test_an_npu_that_torch_believes_in() -> None:
     assert told["random"] == [1, 2]
     assert told["is_left_as_it_is"]
     assert told["own"] == ["npu:1", "npu:1", "npu:0", "cuda", "cpu"]
+    assert told["present"] == ["npu:1", "npu:1"]
     assert report["devices"]["npu:1"] == "Ascend910B4 number 1"
     assert report["accelerator"]["kind"] == "Ascend NPU"
     assert "not tried on hardware" in report["accelerator"]["state"]

@@ -23,6 +23,7 @@ __all__ = [
     "has_bfloat16",
     "has_fused_adamw",
     "has_tf32",
+    "make_present",
     "on_device",
     "own_accelerator",
     "peak_memory",
@@ -90,6 +91,16 @@ def own_accelerator(kind: str, number: int) -> str | None:
     if accelerator is None or (kind != "auto" and accelerator.type != kind):
         return None
     return f"{accelerator.type}:{number % torch.accelerator.device_count()}"
+
+
+def make_present(name: str) -> None:
+    """Makes the accelerator called `name` the present one of its kind, for operations of a backend that look at that.
+
+    GPUs are left alone: graphs and Triton, which look at it, change it where they need to.
+    """
+    device = torch.device(name)
+    if device.type not in (PROCESSOR, GPU):
+        torch.accelerator.set_device_index(device)
 
 
 def title(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from baichuan2.devices import wide_dtype
 from baichuan2.errors import DataError, QuantizationError
 
 __all__ = ["Places", "Quality", "QualityMeter", "compare_logits", "compare_models", "token_windows"]
@@ -99,12 +100,12 @@ class QualityMeter:
         p = log_p.exp()
         # a token that the reference rules out costs nothing, whatever the other says: not 0 * (-inf - -inf)
         terms = torch.where(p > 0, p * (log_p - log_q), 0.0)
-        self._divergences.append(terms.sum(-1, dtype=torch.float64).cpu())
-        at_targets = [values.gather(-1, targets[:, None])[:, 0].double() for values in (log_p, log_q)]
-        self._losses.append(-torch.stack(at_targets).cpu())
+        self._divergences.append(terms.sum(-1, dtype=wide_dtype(terms.device)).cpu().double())
+        at_targets = [values.gather(-1, targets[:, None])[:, 0].cpu().double() for values in (log_p, log_q)]
+        self._losses.append(-torch.stack(at_targets))
         likeliest = [values.argmax(-1) for values in (reference, other)]
-        self._agreeing.append((likeliest[0] == likeliest[1]).double().cpu())
-        self._right.append(torch.stack([choices == targets for choices in likeliest]).double().cpu())
+        self._agreeing.append((likeliest[0] == likeliest[1]).cpu().double())
+        self._right.append(torch.stack([choices == targets for choices in likeliest]).cpu().double())
 
     def logprobs_of_targets(self) -> Tensor:
         """What reference and other gave to the tokens that came next: natural logarithms (2, n), float64."""

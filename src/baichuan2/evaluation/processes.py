@@ -58,9 +58,13 @@ def own_device(device: str) -> str:
     """The accelerator of this process among those of its machine, where several processes share one machine's."""
     if num_processes() == 1 or device == "cpu" or ":" in device:
         return device
-    from baichuan2.devices import own_accelerator  # with torch, which a wrong flag need not wait for
+    from baichuan2.devices import make_present, own_accelerator  # with torch, which a wrong flag need not wait for
 
-    return own_accelerator(device, _number("LOCAL_RANK", 0)) or device
+    found = own_accelerator(device, _number("LOCAL_RANK", 0))
+    if found is None:
+        return device
+    make_present(found)
+    return found
 
 
 def join() -> None:
