@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from baichuan2 import BaichuanError, ConvertSettings, LoadSettings, TokenizerError, load_model
 from baichuan2.checkpoints.locate import DEMO_DIR
@@ -116,6 +116,27 @@ def test_a_folder_that_transformers_wrote_computes_the_same_here(tmp_path: Path,
     with torch.no_grad():
         torch.testing.assert_close(loaded.model(ids).logits, expected, rtol=0, atol=1e-5)
     assert loaded.tokenizer.encode("你好") == tokenizer("small").encode("你好")
+
+
+def test_what_transformers_trained_and_saved_comes_back(tmp_path: Path) -> None:
+    """Without tokenizer.model, which it does not write, and with the template in a file of its own."""
+    there = convert("to-llama", "demo-chat", tmp_path / "there", dtype="float32")
+    model = LlamaForCausalLM.from_pretrained(there)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.5)
+    model.save_pretrained(tmp_path / "trained", max_shard_size="9MB")
+    PreTrainedTokenizerFast.from_pretrained(there).save_pretrained(tmp_path / "trained")
+    assert (tmp_path / "trained" / "chat_template.jinja").is_file()
+    with pytest.warns(UserWarning, match="the head has rows of other lengths") as warned:
+        back = convert("from-llama", tmp_path / "trained", tmp_path / "back", tokenizer="demo-base")
+    assert len(warned) == 1  # and no word of the template: it is ours
+    ids = random_ids(1, 20)
+    loaded = load_model(back, LoadSettings(device="cpu"))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(ids).logits, model(ids).logits, rtol=0, atol=1e-5)
+    before = load_model("demo-chat")
+    assert loaded.generation_config.user_token_id == before.generation_config.user_token_id == 195
+    assert loaded.tokenizer.chat_template == before.tokenizer.chat_template
 
 
 def test_a_head_that_was_trained_as_a_plain_one_stays_that_and_says_so(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from baichuan2.convert.plain_tokenizer import MARK, plain_tokenizer_texts
 from baichuan2.convert.ways import convert_checkpoint
 from baichuan2.model.sentencepiece_file import read_sentencepiece_file
 from baichuan2.model.tokenization_baichuan import BaichuanTokenizer
+from tests.checkpoints.folders import write_folder
 from tests.tiny import random_ids, tiny_model
 from tests.tokenizer_files import (
     REAL_GOLDENS,
@@ -71,13 +72,13 @@ def save(model: BaichuanForCausalLM, folder: Path) -> Path:
 
 
 def sources(folder: Path) -> dict[str, str | Path]:
-    """Rotary models: the demo, a random one, one with numbers of the official code, one with stretched positions."""
+    """Rotary models: the demo, one in the official files, the official code's golden one, and with other fields."""
     official = shutil.copytree(ROOT / "tests" / "golden" / "rope_h4", folder / "official")
     shutil.copy(SMALL_MODEL, official / "tokenizer.model")
     stretched = tiny_model("7b", vocab_size=768, rope_parameters={"rope_type": "linear", "factor": 2.0})
     return {
         "demo": "demo-chat",
-        "random": save(tiny_model("7b", vocab_size=768), folder / "random"),
+        "random": write_folder(folder / "random", "7b", "bin", "sharded"),
         "official": official,
         "stretched": save(stretched, folder / "stretched"),
         "plain head": save(tiny_model("7b", vocab_size=768, normalized_head=False), folder / "plain"),
