@@ -92,7 +92,7 @@ def everything(device):
         found["equal"][f"{size} replies"] = replies(tiny_model(size), device, KINDS)
         for dtype in (torch.bfloat16, torch.float16):
             found["equal"][f"{size} {dtype}"] = replies(tiny_model(size).to(dtype), device)
-        for format in ("int8", "int4", "nf4"):
+        for format in ("int8", "nf4") if size == "7b" else ("int4",):
             found["equal"][f"{size} {format}"] = replies(in_few_bits(tiny_model(size), format), device)
         found["equal"][f"{size} adapters"] = replies(with_adapters(tiny_model(size)), device)
         found["equal"][f"{size} served"] = served(tiny_model(size), device)

@@ -36,7 +36,7 @@ def trained(folder: Path, device: str, kind: str) -> list[str]:
     book = small_runs.Book()
     data, held_out = folder / f"{kind}.json", str(folder / f"{kind}-eval.json")
     own = small_runs.settings(folder / "base", data, eval_data_path=held_out, **KINDS[kind])
-    values = {"tf32": True, "eval_strategy": "epoch", "dataloader_pin_memory": False}
+    values = {"tf32": True, "eval_strategy": "epoch", "dataloader_pin_memory": False, "num_train_epochs": 1}
     small_runs.train(own, folder / f"{kind}-{device}", book, **values)
     return book.notes
 
@@ -62,7 +62,7 @@ def test_an_npu_learns_what_a_processor_learns(tmp_path: Path) -> None:
     for kind in KINDS:
         trained(tmp_path, "cpu", kind)
         found, expected = (lines(tmp_path / f"{kind}-{device}" / "loss.jsonl") for device in ("npu", "cpu"))
-        assert len(found) > 8  # steps, and evaluations
+        assert len(found) > 4  # steps, and an evaluation
         for line, other in zip(found, expected, strict=True):
             assert line == pytest.approx(other, rel=ALIKE, abs=1e-6)
         weights, others = (small_runs.weights(tmp_path / f"{kind}-{device}") for device in ("npu", "cpu"))
