@@ -139,6 +139,10 @@ def test_questions_suit_the_model(tmp_path):
     silent = description(tmp_path, "silent", vocab_size=64_000, has_roles=False)
     assert style_and_questions(auto, silent) == ("base", "official")
     assert style_and_questions(auto, replace(silent, adapter="somewhere")) == ("chat", "official")
+    cache = tmp_path / "models--baichuan-inc--Baichuan2-7B-Intermediate-Checkpoints"
+    cache.mkdir()
+    cached = description(cache, "1234abcd", vocab_size=125_696, has_roles=True)
+    assert style_and_questions(auto, cached) == ("base", "official")
     assert style_and_questions(auto, LoadSettings()) == ("chat", "demo")
     assert style_and_questions(auto, LoadSettings(model="demo-base")) == ("base", "demo")
     asked = ShowcaseSettings(style="base", questions="demo")

@@ -98,6 +98,7 @@ def test_list_needs_no_model(capsys, monkeypatch):
         (["--markdown", "/"], "it exists already"),
         (["--markdown", "x" * 300], "cannot be a file"),
         (["--style", "talk"], "--style: must be one of auto, chat, base"),
+        (["--adapter", "a=x,b=y"], "--adapter must be one folder here"),
         (["surplus"], "unrecognized arguments: surplus"),
     ],
 )
@@ -120,7 +121,7 @@ def test_sampling_that_a_model_does_not_want_is_told(capsys):
 def test_nothing_in_a_reply_leaves_its_fence_or_reaches_the_terminal(capsys):
     turn = examples_of.Turn("ask", ("|*x*",))
     usage = Usage(prompt_tokens=1, completion_tokens=3, seconds_prefill=1.0, seconds_decode=0.5)
-    reply = Reply("```\n# not a title\n````\x1b[31m\n<script>", "stop", usage)
+    reply = Reply("```\n# not a title\n````\x1b[31m\n<script>", "length", usage)
     example = examples_of.Example(kind="quiz", style="chat", title={"en": "t", "zh": "t"}, turns=(turn,))
     sampling = examples_of_sampling()
     shown = showcase_screen.Showcase("a`b|c\nd", "float32, cpu", "chat", "demo", sampling, 1)
@@ -129,6 +130,7 @@ def test_nothing_in_a_reply_leaves_its_fence_or_reaches_the_terminal(capsys):
     assert "`````text\n```\n# not a title\n````[31m\n<script>\n`````" in text
     assert r"\[✗ expected: \|\*x\*\]" in text
     assert "- model: `a'b|c d`" in text
+    assert r"\[stopped at the length limit" in text
     assert shown.speed == 4.0
 
 

@@ -107,7 +107,7 @@ def style_and_questions(settings: ShowcaseSettings, load: LoadSettings) -> tuple
     """
     style, questions = settings.style, settings.questions
     name = load.model
-    if name is None and load.adapter is not None:
+    if name is None and load.adapter is not None and not load.named_adapters:
         name = base_of(Path(load.adapter).expanduser()) or None
     if style == "auto" or questions == "auto":
         folder = locate(name, revision=load.revision, offline=load.offline, with_weights=False)
@@ -115,10 +115,15 @@ def style_and_questions(settings: ShowcaseSettings, load: LoadSettings) -> tuple
             questions = "demo" if read_config(folder).vocab_size < SMALLEST_OFFICIAL_VOCABULARY else "official"
         if style == "auto":
             knows_roles = getattr(read_generation_config(folder), "user_token_id", None) is not None
-            last_part = re.split(r"[/\\]", (name or "demo").rstrip("/\\"))[-1]
-            is_base = not knows_roles or BASE_NAME.search(last_part) is not None
+            is_base = not knows_roles or any(BASE_NAME.search(part) for part in _names(name or "demo", folder))
             style = "base" if is_base and load.adapter is None else "chat"
     return style, questions
+
+
+def _names(name: str, folder: Path) -> list[str]:
+    """What a model is called: the last part of what was given, and its repository where it lies in the hub's cache."""
+    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    return [last, *(part for part in folder.parts if part.startswith("models--"))]
 
 
 def play(

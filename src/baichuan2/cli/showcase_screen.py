@@ -99,7 +99,7 @@ class ShowcaseScreen:
         """Tells whether a reply holds what was expected."""
         if self._is_json:
             return
-        if answer.reply.finish_reason == "length" and answer.is_right is None:
+        if answer.reply.finish_reason == "length":
             self._write(self._words.cut + "\n")
         if answer.is_right is not None:
             form = self._words.right if answer.is_right else self._words.wrong
@@ -233,8 +233,10 @@ def _turn_lines(example: "Example", answer: "Answer", words: ShowcaseWords) -> l
     before = words.text.strip(" ：:") if is_base else words.page_user
     after = words.continuation.strip(" ：:") if is_base else words.page_reply
     lines = ["", f"**{before}**", "", *_fenced(answer.turn.say), "", f"**{after}**", "", *_fenced(answer.reply.text)]
+    if answer.reply.finish_reason == "length":
+        lines += ["", _plain(words.cut)]
     if answer.is_right is None:
-        return [*lines, "", words.unchecked if answer.reply.finish_reason != "length" else words.cut]
+        return [*lines, "", _plain(words.unchecked)]
     form = words.right if answer.is_right else words.wrong
     return [*lines, "", _plain(form.format(expected=" / ".join(answer.turn.expect)))]
 
