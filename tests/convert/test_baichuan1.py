@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from baichuan2 import CheckpointError, ConvertSettings, LoadSettings, load_model
@@ -111,6 +112,21 @@ def test_the_way_back_gives_a_baichuan_2_folder_with_the_same_tensors(tmp_path: 
     assert all(torch.equal(before[name], weight) for name, weight in again.items())
     wanted = logits(source, "float32")
     assert (logits(back, "float32") - wanted).abs().max() < (1e-4 if dtype == "float32" else 0.02) * wanted.abs().max()
+
+
+def test_the_head_is_never_in_memory_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    normalize = F.normalize
+
+    def watched(rows: torch.Tensor) -> torch.Tensor:
+        seen.append(0 if rows.is_meta else rows.nbytes)
+        return normalize(rows)
+
+    monkeypatch.setattr(rewriting, "BYTES_AT_A_TIME", 20_000)
+    monkeypatch.setattr(F, "normalize", watched)
+    convert("to-baichuan1", write_folder(tmp_path / "source", "7b"), tmp_path / "first", dtype="float32")
+    assert 0 < max(seen) <= 20_000
+    assert sum(seen) == weights("7b")[HEAD].numel() * 4
 
 
 @pytest.mark.parametrize("case", ["rope_h4", "alibi_h5"])
