@@ -27,6 +27,7 @@ from tests.tokenizer_files import (
     SMALL_MODEL,
     TextSource,
     golden,
+    require,
     train_model,
 )
 
@@ -150,18 +151,32 @@ def real_tokenizer_case(folder: Path) -> dict[str, tuple[dict[str, Any], dict[st
     return {str(folder): ({"texts": [one["text"] for one in strings]}, meant)}
 
 
-def test_transformers_alone_gives_our_logits_ids_and_prompts(tmp_path: Path) -> None:
-    """One process for all models: importing transformers takes longer than everything else."""
-    cases = real_tokenizer_case(tmp_path / "tokenizer")
-    for name, source in sources(tmp_path).items():
-        folder = convert(source, tmp_path / f"{name} as llama", dtype="float32")
-        cases[str(folder)] = case(source)
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """By name of the folder what is meant and what transformers gave; one process, importing it takes longest."""
+    root = tmp_path_factory.mktemp("llama")
+    cases = real_tokenizer_case(root / "real tokenizer as llama")
+    for name, source in sources(root).items():
+        cases[str(convert(source, root / f"{name} as llama", dtype="float32"))] = case(source)
     answers = plain_transformers({folder: asked for folder, (asked, _) in cases.items()})
-    for folder, (_, meant) in cases.items():
-        if "logits" in meant:
-            torch.testing.assert_close(torch.load(Path(folder, "logits.pt")), meant.pop("logits"), rtol=0, atol=1e-5)
-        for key, value in meant.items():
-            assert answers[folder][key] == value, f"{folder}: {key}"
+    for folder, found in answers.items():
+        if "class" in found:
+            found["logits"] = torch.load(Path(folder, "logits.pt"))
+    return {Path(folder).name: (cases[folder][1], found) for folder, found in answers.items()}
+
+
+@pytest.mark.parametrize("name", ["demo", "random", "official", "stretched", "plain head", "real tokenizer"])
+def test_transformers_alone_gives_our_logits_ids_and_prompts(
+    compared: dict[str, tuple[dict[str, Any], dict[str, Any]]], name: str
+) -> None:
+    if name == "real tokenizer":
+        require(REAL_MODEL)
+    meant, found = compared[f"{name} as llama"]
+    for key, value in meant.items():
+        if key == "logits":
+            torch.testing.assert_close(found[key], value, rtol=0, atol=1e-5)
+        else:
+            assert found[key] == value, key
 
 
 @pytest.mark.parametrize("dtype", ["same", "float16", "float32"])
