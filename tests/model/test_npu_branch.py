@@ -10,7 +10,7 @@ from baichuan2.engine.cache import new_cache
 from baichuan2.engine.generate import generate_batch
 from baichuan2.engine.sampling import Sampling
 from baichuan2.model.modeling_baichuan import BaichuanForCausalLM
-from tests.tiny import SIZES, Size, random_ids, tiny_model
+from tests.tiny import SIZES, Size, random_ids, tiny_config, tiny_model
 
 PADDING = 5
 
@@ -71,3 +71,15 @@ def test_the_branch_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sdpa_attention, "_is_torch_npu_available", True)
     assert (mixed(attention_mask=bias) - folded).abs().max() > 0.1
     assert torch.equal(mixed(position_bias=bias), beside)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_shapes_come_without_numbers(size: Size) -> None:
+    """On torch's `meta` device nothing may be made on the processor, and no mask or position asked for its value."""
+    with torch.device("meta"):
+        model = BaichuanForCausalLM(tiny_config(size)).to(torch.bfloat16).eval()
+    ids, cache = torch.zeros(2, 9, dtype=torch.long, device="meta"), new_cache()
+    for start, stop in ((0, 6), (6, 7), (7, 9)):  # with gradients: without them the head looks whether it has changed
+        logits = model(input_ids=ids[:, start:stop], past_key_values=cache, use_cache=True).logits
+        assert logits.shape == (2, stop - start, model.config.vocab_size)
+        assert (logits.device.type, logits.dtype) == ("meta", torch.bfloat16)
