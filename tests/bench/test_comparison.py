@@ -7,11 +7,13 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from baichuan2.bench.comparison import Comparison, compare
+from baichuan2.bench.comparison_verdict import judge
 from baichuan2.convert.quantize import quantize_checkpoint
 from baichuan2.convert.ways import convert_checkpoint
 from baichuan2.errors import CheckpointError, DataError, MissingExtraError, SettingsError
@@ -76,6 +78,11 @@ def test_a_folder_beside_itself_is_identical_and_nothing_is_left_behind(folder, 
     assert found.weights.different == found.weights.only_a == found.weights.only_b == ()
     assert list(scratch.iterdir()) == seen
     json.dumps(found.as_dict(), allow_nan=False)
+    # logits that agree leave one explanation for replies that part where it was no close call
+    for is_near_tie, expected in ((True, []), (False, ["decoding"])):
+        parting = SimpleNamespace(is_near_tie=is_near_tie)
+        verdict = judge(found.differences, found.quality, [parting], number_format="bfloat16", few_bits=())
+        assert [cause.key for cause in verdict.causes] == expected
 
 
 def test_rounding_is_told_from_a_difference(folder, prompts):
