@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from baichuan2.model.modeling_baichuan import BaichuanModel as BaichuanModel
     from baichuan2.model.tokenization_baichuan import BaichuanTokenizer as BaichuanTokenizer
     from baichuan2.settings.benchmarks import BenchmarkSettings as BenchmarkSettings
-    from baichuan2.settings.converting import ConvertSettings as ConvertSettings
     from baichuan2.settings.comparing import CompareSettings as CompareSettings
+    from baichuan2.settings.converting import ConvertSettings as ConvertSettings
     from baichuan2.settings.evaluating import EvaluationSettings as EvaluationSettings
     from baichuan2.settings.finetuning import FinetuneSettings as FinetuneSettings
     from baichuan2.settings.models import LoadSettings as LoadSettings
@@ -91,12 +91,12 @@ _MODULES = {
     "model.modeling_baichuan": ("BaichuanForCausalLM", "BaichuanModel"),
     "model.tokenization_baichuan": ("BaichuanTokenizer",),
     "settings.benchmarks": ("BenchmarkSettings",),
+    "settings.comparing": ("CompareSettings",),
     "settings.converting": ("ConvertSettings",),
     "settings.evaluating": ("EvaluationSettings",),
     "settings.finetuning": ("FinetuneSettings",),
     "settings.models": ("LoadSettings", "MergeSettings", "PlanSettings", "QuantizeSettings"),
     "settings.releases": ("DownloadSettings", "ModelsSettings"),
-    "settings.comparing": ("CompareSettings",),
     "settings.replies": ("ChatSettings", "OutputSettings", "RunSettings", "SamplingSettings"),
     "settings.serving": ("ServeSettings", "WebSettings"),
     "settings.showing": ("ShowcaseSettings",),
@@ -123,6 +123,7 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "SamplingSettings",
     "BenchmarkSettings",
     "ChatSettings",
+    "CompareSettings",
     "ConvertSettings",
     "DownloadSettings",
     "EvaluationSettings",
@@ -131,7 +132,6 @@ __all__ = [  # noqa: RUF022  # grouped by subject, as the documentation lists th
     "OutputSettings",
     "PlanSettings",
     "QuantizeSettings",
-    "CompareSettings",
     "RunSettings",
     "ServeSettings",
     "ShowcaseSettings",

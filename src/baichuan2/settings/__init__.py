@@ -20,8 +20,8 @@ from baichuan2.settings.training_plans import TrainingPlanSettings
 __all__ = [
     "BenchmarkSettings",
     "ChatSettings",
-    "ConvertSettings",
     "CompareSettings",
+    "ConvertSettings",
     "DownloadSettings",
     "EvaluationSettings",
     "FinetuneSettings",
