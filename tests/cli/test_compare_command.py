@@ -1,8 +1,7 @@
-"""`baichuan2 compare` from the command line: the page in two languages, JSON, exit codes, a server, mistakes."""
+"""`baichuan2 compare` from the command line: the page in two languages, exit codes, mistakes."""
 
 import dataclasses
 import http.server
-import json
 import string
 import threading
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 from tests.bench.comparison_folders import write_prompts
 from tests.checkpoints.folders import change_json, write_folder
-from tests.server.conftest import running_server  # noqa: F401
 
 from baichuan2.cli.comparison_text import CHINESE, ENGLISH, ComparisonWords
 from baichuan2.cli.main import main
@@ -51,22 +49,6 @@ def test_the_page_ends_with_the_verdict(folder, prompts, tmp_path, capsys):
     assert out.splitlines()[-1] == CHINESE.verdict.format(text=CHINESE.level_rounding.format(format="bfloat16"))
     assert CHINESE.kl in out
     assert "高于 --fail-above 0" in err
-
-
-def test_a_server_that_runs_the_same_model_says_the_same(running_server, prompts, capsys):  # noqa: F811
-    assert main(arguments("demo-chat", f"{running_server}/v1", prompts, "--json")) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["verdict"]["level"] == "same-text"
-    assert found["quality"] is None
-    assert found["logprob_difference"] < 1e-3
-    assert [finding["num_different"] for finding in (found["text_ids"], found["chat_ids"])] == [0, 0]
-    assert [finding["num_prompts"] for finding in (found["text_ids"], found["chat_ids"])] == [2, 2]
-    assert main(arguments("demo-base", running_server, prompts, "--language", "en")) == 0
-    out = capsys.readouterr().out
-    assert ENGLISH.cause_served in out
-    assert ENGLISH.ids_counted.format(count=2) in out
-    assert ENGLISH.replies_part.split("{")[0] in out
-    assert ENGLISH.not_available in out
 
 
 @pytest.fixture
