@@ -78,7 +78,7 @@ def test_a_plain_head_on_the_result_gives_our_logits(tmp_path: Path, size: Size)
 def test_the_head_is_what_inference_computes_with_and_all_else_stays(
     tmp_path: Path, size: Size, form: tuple[Kind, Layout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rewriting, "BYTES_AT_A_TIME", 7000)  # so that there are many pieces, the last a smaller one
+    monkeypatch.setattr(rewriting, "BYTES_AT_A_TIME", 70_000)  # so that there are many pieces, the last a smaller one
     source = write_folder(tmp_path / "source", size, *form)
     container, shard_size = ("bin", "whole") if form[1] == "sharded" else ("safetensors", "300KB")
     folder = convert("to-baichuan1", source, tmp_path / "first", container=container, shard_size=shard_size)

@@ -56,7 +56,7 @@ def layers_of(folder: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
 def test_weights_are_what_the_layers_compute_with(
     tmp_path: Path, size: Size, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rewriting, "BYTES_AT_A_TIME", 7000)  # so that there are many pieces, the last a smaller one
+    monkeypatch.setattr(rewriting, "BYTES_AT_A_TIME", 70_000)  # so that there are many pieces, the last a smaller one
     small = quantized(tmp_path, size, **settings)
     folder = convert(small, tmp_path / "plain", shard_size="200KB")
     dtype = torch.float16 if settings["format"] == "official-4bits" else torch.bfloat16
