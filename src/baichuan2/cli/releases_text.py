@@ -146,8 +146,8 @@ ENGLISH = ReleaseWords(
     common="{title}: vocabulary {vocabulary}, context {context} tokens",
     note=(
         "1 GB = 10^9 bytes. {places}: fits, tight, disk (weights are read again for each token, slow) or no, for the "
-        "whole context and one conversation; in 16 bits, int8, int4. ~: follows from the parameters. here: in the cache of Hugging Face. "
-        "baichuan2 download NAME fetches one, baichuan2 models NAME tells more."
+        "whole context and one conversation; in 16 bits, int8, int4. ~: follows from the parameters. "
+        "here: in the cache of Hugging Face. baichuan2 download NAME fetches one, baichuan2 models NAME tells more."
     ),
     fits_title="{place}",
     fits_none="-",
