@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from baichuan2.cli import progress
-from baichuan2.cli.progress import progress_bar
+from baichuan2.cli.progress import bytes_bar, progress_bar
 
 
 class Screen(io.StringIO):
@@ -32,6 +32,15 @@ def test_the_bar_names_the_work_and_counts(monkeypatch: pytest.MonkeyPatch) -> N
         show(7, 40)
     assert "quantising" in screen.getvalue()
     assert "7/40" in screen.getvalue()
+
+
+def test_bytes_are_told_as_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "120")
+    with bytes_bar("fetching") as show:
+        show(0, 15_000_000_000)
+        show(7_500_000_000, 15_000_000_000)
+    assert "7.5/15.0 GB" in screen.getvalue()
 
 
 def test_quick_work_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
