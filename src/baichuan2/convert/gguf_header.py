@@ -67,7 +67,7 @@ def _licence(card: Path) -> dict[str, str]:
         return {}
     if not lines or lines[0].strip() != "---":
         return {}
-    found = {}
+    found: dict[str, str] = {}
     for line in lines[1:]:
         if line.strip() == "---":
             return found
@@ -188,13 +188,14 @@ def _add_vocabulary(writer: Any, vocabulary: Vocabulary, config: BaichuanConfig)
 
 def _add_sampling(writer: Any, sampling: Sampling) -> None:
     """The checkpoint's own sampling settings, which llama.cpp takes where its user gives none."""
-    writer.add_sampling_sequence(SAMPLING_ORDER)
-    writer.add_sampling_temp(sampling.temperature if sampling.do_sample else 0.0)
-    writer.add_sampling_top_k(sampling.top_k)
-    writer.add_sampling_top_p(sampling.top_p)
-    writer.add_sampling_min_p(sampling.min_p)
-    writer.add_sampling_penalty_repeat(sampling.repetition_penalty)
-    writer.add_sampling_penalty_last_n(-1)  # all of the text, the prompt included
+    prefix = "general.sampling."  # the library has names for these keys in newer releases only
+    writer.add_string(f"{prefix}sequence", SAMPLING_ORDER)
+    writer.add_float32(f"{prefix}temp", sampling.temperature if sampling.do_sample else 0.0)
+    writer.add_int32(f"{prefix}top_k", sampling.top_k)
+    writer.add_float32(f"{prefix}top_p", sampling.top_p)
+    writer.add_float32(f"{prefix}min_p", sampling.min_p)
+    writer.add_float32(f"{prefix}penalty_repeat", sampling.repetition_penalty)
+    writer.add_int32(f"{prefix}penalty_last_n", -1)  # all of the text, the prompt included
 
 
 def _size_label(num_parameters: int) -> str:
