@@ -52,11 +52,10 @@ FIELDS: dict[str, Any] = {
 COPIED = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 ROWS = 4096
 GIB = 1 << 30
-PREDICTED = (
-    "the program itself takes about 0.4 GiB, and of the weights only pieces of 64 MB are in memory, as read and as "
-    "written, so 0.5 to 0.8 GiB for ways between folders, whatever the size of the model; 3 to 10 s a GB, most of it "
-    "digests and the disk"
-)
+PREDICTED = """\
+the program itself takes about 0.5 GiB; of the weights only pieces of 64 MB are in memory, as
+read and as written, so 0.5 to 0.8 GiB for ways between folders, whatever the size of the model; about 3 s a GB, most of
+it digests and the disk"""
 CHILD = """
 import json, sys
 from baichuan2 import ConvertSettings
@@ -76,19 +75,23 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=32, help="decoder layers; 32 is the 7B")
     parser.add_argument("--tokenizer", type=Path, help="folder with the tokenizer files; not given: the demo model's")
     parser.add_argument("--page", type=Path, help="name of the page and JSON file to write, without a suffix")
+    parser.add_argument("--add", action="store_true", help="keep the other ways that the page has already")
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)
     source = arguments.directory / "source"
     rows = []
+    if arguments.add:
+        found = json.loads(arguments.page.with_name(arguments.page.name + ".json").read_text(encoding="utf-8"))
+        rows = [row for row in found["rows"] if row["way"] not in arguments.ways]
     try:
         write_source(source, arguments.layers, arguments.tokenizer or locate("demo-chat"))
         for way in arguments.ways:
             rows.append(measured(way, source, arguments.directory / "target"))
             print(row_text(rows[-1]), flush=True)
+            if arguments.page is not None:
+                write_page(arguments.page, rows, arguments.layers)
     finally:
         shutil.rmtree(source, ignore_errors=True)
-    if arguments.page is not None:
-        write_page(arguments.page, rows, arguments.layers)
     return 0
 
 
