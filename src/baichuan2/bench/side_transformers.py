@@ -77,7 +77,7 @@ class TransformersSide:
 
     def text_ids(self, text: str) -> list[int]:
         """Token ids of plain text, with what the tokenizer puts around it by itself."""
-        return [int(token_id) for token_id in self._tokenizer(text)["input_ids"]]
+        return [int(token_id) for token_id in self._tokenizer(text, verbose=False)["input_ids"]]
 
     def chat_ids(self, prompt: Prompt) -> list[int] | None:
         """Token ids by the folder's chat template; None where it has none."""
