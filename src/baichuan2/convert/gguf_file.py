@@ -98,8 +98,9 @@ class TensorFile:
             with self.path.open("r+b", buffering=0) as file:
                 file.seek(place.start)
                 for block in blocks:
-                    _write_all(file, block)
-                    digest.update(block)
+                    view = block.reshape(-1).data
+                    _write_all(file, view)
+                    digest.update(view)
                     count += block.nbytes
                 os.fsync(file.fileno())
                 assert count == place.num_bytes, f"{place.name}: {count} bytes, not {place.num_bytes}"
@@ -212,7 +213,6 @@ def _digest(file: BinaryIO, place: Place) -> str:
     return digest.hexdigest()
 
 
-def _write_all(file: BinaryIO, block: npt.NDArray[np.uint8]) -> None:
-    view = memoryview(np.ascontiguousarray(block)).cast("B")
+def _write_all(file: BinaryIO, view: memoryview) -> None:
     while len(view):
         view = view[file.write(view) :]

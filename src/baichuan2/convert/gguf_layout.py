@@ -121,9 +121,9 @@ def gguf_tensors(config: BaichuanConfig) -> list[GgufTensor]:
 
 def to_neighbours(weight: Tensor, num_heads: int) -> Tensor:
     """Rows (H*D, K) of heads whose halves are turned -> the same rows with the values of a pair side by side."""
-    return weight.unflatten(0, (num_heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+    return weight.reshape(num_heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
 def to_halves(weight: Tensor, num_heads: int) -> Tensor:
     """The inverse of `to_neighbours`."""
-    return weight.unflatten(0, (num_heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+    return weight.reshape(num_heads, -1, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
