@@ -86,16 +86,6 @@ def test_the_official_sample_is_explained_where_it_is_missing(tmp_path, monkeypa
     check_data(FinetuneSettings(data_path=name))
 
 
-def test_failures_of_other_processes_come_later_and_with_their_place(monkeypatch):
-    monkeypatch.setattr(processes, "SECONDS_FOR_THE_FIRST", 0.01)
-    monkeypatch.setenv("RANK", "0")
-    with pytest.raises(DataError, match=r"^broken$"), processes.one_report():
-        raise DataError("broken")
-    monkeypatch.setenv("RANK", "3")
-    with pytest.raises(DataError, match=r"^process 3 on .*: broken$"), processes.one_report():
-        raise DataError("broken")
-
-
 def test_help_tells_the_frameworks_flags_and_defaults_as_they_are():
     told = re.findall(r"^  --([a-z0-9-]+) ?.*?(?:\(default: ([^)]*)\))?$", EXAMPLES, re.MULTILINE)
     assert len(told) > 15

@@ -21,11 +21,11 @@ import matplotlib.figure  # noqa: F401
 
 import baichuan2.evaluation.run
 import baichuan2.model.modeling_baichuan  # noqa: F401  # for all of the processes at once
+from baichuan2 import launched
 from baichuan2.cli.main import main
-from baichuan2.evaluation import processes
 from baichuan2.evaluation.suite_folder import ItemLog
 
-processes.SECONDS_FOR_THE_FIRST = 1.0
+launched.SECONDS_FOR_THE_FIRST = 1.0
 
 
 def end_after(count: int, how: int | str) -> None:

@@ -183,14 +183,6 @@ def test_only_a_limit_that_leaves_items_out_makes_a_result_partial(data):
     assert found == [(0, False), (2, True), (0, False), (0, False)]
 
 
-def test_a_process_that_shares_with_nobody_is_the_first(monkeypatch):
-    monkeypatch.setenv("RANK", "3")
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert processes.is_first()
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert not processes.is_first()
-
-
 def test_the_split_without_answers_gives_a_submission(data, tmp_path, load):
     (result,) = evaluate(settings_for(data, tmp_path / "out", split="test"), load, Listener())
     assert (result["score"], result["interval"], result["chance"]) == (None, None, None)
@@ -314,12 +306,6 @@ def test_processes_of_one_machine_take_its_accelerators_in_turn(monkeypatch):
         "cuda:1",
         "npu",
     ]
-
-
-def test_a_launcher_that_counts_wrongly_is_named(monkeypatch):
-    monkeypatch.setenv("RANK", "first")
-    with pytest.raises(SettingsError, match="RANK must be a whole number"):
-        processes.rank()
 
 
 def test_leave_to_run_programs_is_refused_where_none_are_written(tmp_path):

@@ -6,14 +6,12 @@ all of them must see. Without a launcher there is one process, and none of this 
 """
 
 import contextlib
-import os
-import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from baichuan2.errors import SettingsError
+from baichuan2.launched import is_first, local_rank, num_processes, one_report, rank
 
 __all__ = [
     "first_decides",
@@ -29,29 +27,11 @@ __all__ = [
 ]
 
 Part = TypeVar("Part")
-SECONDS_FOR_THE_FIRST = 5.0
-"""How long a process keeps a failure to itself: the first one meets most of them too, and then its launcher ends us."""
 MEETING = timedelta(minutes=5)
 WAITING = timedelta(days=30)
 """For those whose share is done sooner; one that has died is noticed by its closed connection, not by the time."""
 
 _groups: list[Any] = []  # the one by which the processes wait for each other, once they have met
-
-
-def rank() -> int:
-    """The number of this process, from 0. A process that shares with nobody is the first, whatever RANK says."""
-    number = _number("RANK", 0)
-    return number if num_processes() > 1 else 0
-
-
-def num_processes() -> int:
-    """How many processes share the work."""
-    return _number("WORLD_SIZE", 1)
-
-
-def is_first() -> bool:
-    """Whether this is the process that speaks for all."""
-    return rank() == 0
 
 
 def own_device(device: str) -> str:
@@ -60,7 +40,7 @@ def own_device(device: str) -> str:
         return device
     from baichuan2.devices import make_present, own_accelerator  # with torch, which a wrong flag need not wait for
 
-    found = own_accelerator(device, _number("LOCAL_RANK", 0))
+    found = own_accelerator(device, local_rank())
     if found is None:
         return device
     make_present(found)
@@ -133,22 +113,6 @@ def leave() -> None:
             distributed.destroy_process_group()
 
 
-@contextlib.contextmanager
-def one_report() -> Iterator[None]:
-    """What fails inside is reported by one process, not by each.
-
-    A failure that the first process does not share is this one's own, so it is raised after a while, with its place.
-    """
-    try:
-        yield
-    except Exception as error:
-        if is_first():
-            raise
-        time.sleep(SECONDS_FOR_THE_FIRST)
-        error.args = (f"process {rank()} on {socket.gethostname()}: {error}", *error.args[1:])
-        raise
-
-
 def share(parts: Sequence[Part], cost: Callable[[Part], int]) -> list[Part]:
     """This process's part of `parts`: neighbours stay together, and every process gets the same cost, nearly."""
     count = num_processes()
@@ -162,13 +126,6 @@ def share(parts: Sequence[Part], cost: Callable[[Part], int]) -> list[Part]:
             own.append(part)
         done += one
     return own
-
-
-def _number(name: str, default: int) -> int:
-    value = os.environ.get(name) or str(default)
-    if not value.isdecimal():
-        raise SettingsError(f"environment variable {name} must be a whole number, as torchrun sets it, got {value!r}")
-    return int(value)
 
 
 @contextlib.contextmanager

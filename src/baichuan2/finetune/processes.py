@@ -7,13 +7,13 @@ is. Without a launcher there is one. Importing this module costs nothing, so tha
 import contextlib
 import os
 import socket
-import time
 import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 from baichuan2.errors import TrainingError
+from baichuan2.launched import is_first, num_processes, one_report, rank
 
 __all__ = [
     "agree",
@@ -26,40 +26,7 @@ __all__ = [
     "start_deepspeed",
 ]
 
-SECONDS_FOR_THE_FIRST = 5.0
-"""How long a process keeps a failure to itself: the first one meets most of them too, and then its launcher ends us."""
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-
-def rank() -> int:
-    """The number of this process among all of the run, from 0."""
-    return int(os.environ.get("RANK") or 0)
-
-
-def num_processes() -> int:
-    """How many processes train together, on all machines."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
-
-
-def is_first() -> bool:
-    """Whether this is the process that speaks for all."""
-    return rank() == 0
-
-
-@contextlib.contextmanager
-def one_report() -> Iterator[None]:
-    """What fails inside is reported by one process, not by each.
-
-    A failure that the first process does not share is this one's own, so it is raised after a while, with its place.
-    """
-    try:
-        yield
-    except Exception as error:
-        if is_first():
-            raise
-        time.sleep(SECONDS_FOR_THE_FIRST)
-        error.args = (f"process {rank()} on {socket.gethostname()}: {error}", *error.args[1:])
-        raise
 
 
 def announce_accelerator() -> None:
