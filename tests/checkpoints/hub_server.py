@@ -43,8 +43,8 @@ class FakeHub:
     """What the server holds, the faults that it plays, and what it was asked.
 
     `cut`: file name -> after how many bytes the connection is closed, once each. `refused`: file name -> status.
-    `corrupt`: names whose content is sent with one bit changed. `odd`: repository -> what is answered in place of its
-    description. `stated`: name -> another digest than its own.
+    `corrupt`: names whose content is sent with one bit changed. `longer`: name -> what is sent behind its content.
+    `odd`: repository -> what is answered in place of its description. `stated`: name -> another digest than its own.
     """
 
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -53,6 +53,7 @@ class FakeHub:
     cut: dict[str, list[int]] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
     corrupt: set[str] = field(default_factory=set)
+    longer: dict[str, bytes] = field(default_factory=dict)
     stated: dict[str, str] = field(default_factory=dict)
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     sent: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
@@ -182,6 +183,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         if name in self.hub.corrupt:
             content = content[:-1] + bytes([content[-1] ^ 1])
+        content += self.hub.longer.get(name, b"")
         start, status = 0, 200
         wanted = self.headers.get("Range")
         if wanted:

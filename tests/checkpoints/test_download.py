@@ -266,7 +266,11 @@ def test_what_cannot_be_fetched_is_one_line(hub: FakeHub, tmp_path: Path) -> Non
     hub.repositories["tiny/odd"] = Repository({"main": {}})
     fails("the hub tells no sizes of files", settings(hub, "tiny/odd"))
     hub.odd["tiny/odd"] = b"<html>log in to the network first</html>"
-    fails("tiny/odd cannot be fetched from the hub", settings(hub, "tiny/odd"))
+    fails("tiny/odd: what answers is no hub", settings(hub, "tiny/odd"))
+    hub.odd["tiny/odd"] = 100_000 * b"["
+    fails("tiny/odd: what answers is no hub", settings(hub, "tiny/odd"))
+    hub.odd["tiny/odd"] = b'{"id": "tiny/odd", "sha": ["x"], "siblings": [{"rfilename": "a", "size": 1}]}'
+    fails("the hub names a commit", settings(hub, "tiny/odd"))
     hub.odd["tiny/odd"] = b'{"id": "tiny/odd", "siblings": [{"size": 1}]}'
     fails(
         "tiny/odd: what answers is no hub .*look at the address in --mirror or HF_ENDPOINT", settings(hub, "tiny/odd")
@@ -285,9 +289,36 @@ def test_a_hub_that_lies_about_names_and_digests(hub: FakeHub, tmp_path: Path) -
     hub.stated.clear()
     files["../escaped.json"] = b"{}"
     files["evil\x1b[2J.json"] = b"{}"
+    files["LICENSE.py"] = b"raise SystemExit('code of the hub ran')\n"
+    files[250 * "x" + ".json"] = b"{}"
     result = download(settings(hub, target=str(tmp_path / "model")))
     assert {file.name for file in result.files} == FETCHED
     assert not list(tmp_path.rglob("escaped*"))
+
+
+@pytest.mark.parametrize("place", ["folder", "cache"])
+def test_a_body_that_does_not_end_does_not_fill_the_disk(
+    hub: FakeHub, tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.longer[WEIGHTS] = bytes(2_000_000)
+    given = settings(hub, target=str(tmp_path / "model") if place == "folder" else None)
+    fails("pytorch_model.bin: the hub sends more than the 400,000 bytes that it states", given)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.incomplete")) == 0
+    hub.longer.clear()
+    hub.cut[WEIGHTS] = [50_000]
+    whole(download(given), tiny_files())
+    assert not caplog.records  # the client's own lines about the cut
+
+
+def test_what_the_system_refuses_is_one_line(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device", "model/config.json")
+
+    monkeypatch.setattr(download_module, "check_files", full)
+    fails(
+        r"tiny/model cannot be read or written here: No space left on device \(model/config.json\)",
+        settings(hub, target=str(tmp_path / "model")),
+    )
 
 
 def test_targets(hub: FakeHub, tmp_path: Path) -> None:

@@ -147,8 +147,19 @@ def download(settings: DownloadSettings, show: Show = lambda *_: None) -> Downlo
     wanted = wanted_model(settings)
     hub = _hub(settings, wanted)
     target = _target(settings.target)
-    if settings.verify or _is_offline(settings):
-        return _check_only(settings, wanted, hub, target, show)
+    try:
+        if settings.verify or _is_offline(settings):
+            return _check_only(settings, wanted, hub, target, show)
+        return _fetch_and_check(settings, wanted, hub, target, show)
+    except OSError as error:
+        reason = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+        raise CheckpointError(f"{wanted.repo} cannot be read or written here: {reason}") from error
+
+
+def _fetch_and_check(
+    settings: DownloadSettings, wanted: Wanted, hub: Hub, target: Path | None, show: Show
+) -> Downloaded:
+    """What the hub has now, whole on this disk; raises as `download`, and OSError where the system refuses."""
     listing = hub.listing()
     files = files_to_fetch(listing)
     is_there = target is not None and _holds_something(target)

@@ -7,6 +7,7 @@ next run asks for the rest.
 
 import contextlib
 import glob
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -97,14 +98,15 @@ class HuggingFace:
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         if unfinished.is_file() and unfinished.stat().st_size > file.size:
             unfinished.unlink()
-        with unfinished.open("ab") as out, one_run(unfinished), _no_bars():
+        with unfinished.open("ab") as out, one_run(unfinished), _silent_client():
+            told = _Told(out, file, watch)
             while True:
                 have = out.tell()
                 watch(have)
                 try:
                     http_get(
                         url,
-                        cast(BinaryIO, _Told(out, watch)),
+                        cast(BinaryIO, told),
                         resume_size=have,
                         headers=build_hf_headers(token=self.token),
                         expected_size=file.size,
@@ -121,7 +123,7 @@ class HuggingFace:
         """The client's part: small files, links from the commit's folder, and what the revision means now."""
         from huggingface_hub import snapshot_download
 
-        with _no_bars():
+        with _silent_client():
             path = Path(
                 snapshot_download(
                     self.repo,
@@ -167,29 +169,41 @@ def _shifted(watch: Watch, before: int, total: int) -> Callable[[int], None]:
 
 
 @contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """The client's own bars are off inside: ours counts all files."""
+def _silent_client() -> Iterator[None]:
+    """The client's own bars and lines are off inside: our bar counts all files, and what fails is told once."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    were_off = are_progress_bars_disabled()
+    logger = logging.getLogger("huggingface_hub")
+    were_off, level = are_progress_bars_disabled(), logger.level
     if not were_off:
         disable_progress_bars()
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
+        logger.setLevel(level)
         if not were_off:
             enable_progress_bars()
 
 
 class _Told:
-    """A file that tells after each write how long it is; what the client does with a file, and no more."""
+    """A file that tells after each write how long it is, and takes no more than it should hold; what the client does
+    with a file, and no more.
+    """
 
-    def __init__(self, file: BinaryIO, watch: Callable[[int], None]) -> None:
+    def __init__(self, file: BinaryIO, listed: HubFile, watch: Callable[[int], None]) -> None:
         self.file = file
+        self.listed = listed
         self.watch = watch
 
     def write(self, piece: bytes) -> int:
-        """Appends `piece`."""
+        """Appends `piece`; raises CheckpointError where a body goes on behind its end, which would fill the disk."""
+        if self.file.tell() + len(piece) > self.listed.size:
+            self.file.truncate(0)  # nothing says which of its bytes belong to the file
+            raise CheckpointError(
+                f"{self.listed.name}: the hub sends more than the {self.listed.size:,} bytes that it states: try again "
+                "later, or another --mirror"
+            )
         written = self.file.write(piece)
         self.watch(self.file.tell())
         return written

@@ -1,6 +1,7 @@
 """What can go wrong with a hub, each as one line that says what to do: no connection, no such model, closed doors."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 
 from baichuan2.errors import BaichuanError, CheckpointError
@@ -42,7 +43,8 @@ def hub_failures(repo_id: str, revision: str | None, *, offline: bool) -> Iterat
         ) from error
     except BaichuanError:  # said in one line already
         raise
-    except (KeyError, TypeError, AttributeError) as error:  # an answer of another form than the client reads
+    # an answer of another form than the client reads
+    except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"{repo_id}{at}: what answers is no hub ({type(error).__name__}: {first_line(error)}): look at the address "
             "in --mirror or HF_ENDPOINT"

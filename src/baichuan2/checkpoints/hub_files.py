@@ -15,6 +15,7 @@ __all__ = ["Hub", "HubFile", "Listing", "files_to_fetch"]
 
 # the terms that weights come under belong beside them
 TERMS_PATTERNS = ("LICENSE*", "README.md", "*[Ll]icense*.pdf", "*协议*.pdf", SUMS_FILE)
+LONGEST_NAME = 200  # bytes; file systems take 255, and an unfinished file has more in its name
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Listing:
     files: tuple[HubFile, ...]
 
     def __post_init__(self) -> None:
-        if not re.fullmatch("[0-9a-f]{40}", self.commit):
-            raise CheckpointError(f"{self.repo}: the hub names a commit {self.commit[:80]!r}, which is none")
+        if not re.fullmatch("[0-9a-f]{40}", str(self.commit)):
+            raise CheckpointError(f"{self.repo}: the hub names a commit {str(self.commit)[:80]!r}, which is none")
 
 
 class Hub(Protocol):
@@ -86,11 +87,7 @@ def files_to_fetch(listing: Listing) -> tuple[HubFile, ...]:
     Raises:
         CheckpointError: there is no config.json, or there are no weights.
     """
-    files = [
-        file
-        for file in listing.files
-        if Path(file.name).name == file.name and file.name.isprintable() and not file.name.startswith(".")
-    ]
+    files = [file for file in listing.files if _may_be_written(file.name)]
     names = {file.name for file in files}
     if "config.json" not in names:
         raise CheckpointError(f"{_named(listing)} holds no config.json: it is no model folder")
@@ -108,6 +105,12 @@ def files_to_fetch(listing: Listing) -> tuple[HubFile, ...]:
         if file not in weights and file.name != left and any(fnmatchcase(file.name, pattern) for pattern in patterns)
     ]
     return tuple(sorted((*rest, *weights), key=lambda file: (file.size, file.name)))
+
+
+def _may_be_written(name: str) -> bool:
+    """Whether a name that a hub told is one of a file in the folder itself, neither hidden nor code."""
+    is_plain = Path(name).name == name and name.isprintable() and len(name.encode()) <= LONGEST_NAME
+    return is_plain and not name.startswith(".") and not name.lower().endswith(".py")
 
 
 def _named(listing: Listing) -> str:

@@ -81,6 +81,7 @@ def _tell(result: "Downloaded", words: ReleaseWords) -> None:
     if result.num_bytes_fetched:
         notice(words.fetched.format(size=size_text(result.num_bytes_fetched)))
     counts = Counter(by for file in result.files for by in file.by)
-    notice(words.checked.format(counts=", ".join(f"{by} {count}" for by, count in counts.items())))
+    if counts:
+        notice(words.checked.format(counts=", ".join(f"{by} {count}" for by, count in counts.items())))
     if result.unproven:
         notice(words.unproven.format(names=", ".join(result.unproven)))
