@@ -162,6 +162,11 @@ def test_a_head_that_was_trained_as_a_plain_one_stays_that_and_says_so(tmp_path:
         ({"model_type": "baichuan"}, "is in Baichuan's own layout already"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "architectures is"),
         ({"num_key_value_heads": 2}, "grouped heads"),
+        (
+            dict.fromkeys(("num_attention_heads", "num_key_value_heads", "num_hidden_layers"), 40)
+            | {"hidden_size": 5120},
+            "the shape of the 13B, whose positions \\(ALiBi\\)",
+        ),
         ({"head_dim": 32}, "head_dim is 32, not hidden_size / num_attention_heads \\(16\\)"),
         ({"rope_theta": 500000.0, "rope_parameters": None}, "rope_theta is 500000.0"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, "rope_theta is 1000000.0"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from baichuan2.convert.rewriting import NewTensor
 from baichuan2.errors import CheckpointError
-from baichuan2.model.configuration_baichuan import ROPE_TYPES, BaichuanConfig
+from baichuan2.model.configuration_baichuan import ROPE_TYPES, SHAPE_13B, BaichuanConfig
 
 __all__ = ["baichuan_fields", "joined", "llama_fields", "llama_shapes", "split"]
 
@@ -168,6 +168,8 @@ def _difference(fields: Mapping[str, Any]) -> str | None:
         return "its weights are quantised; give the folder with all their bits"
     if fields.get("num_key_value_heads", heads) not in (heads, None):
         return f"it has grouped heads (num_key_value_heads {fields['num_key_value_heads']}, {heads} for queries)"
+    if (hidden, fields.get("num_hidden_layers"), heads) == SHAPE_13B:
+        return "it has the shape of the 13B, whose positions (ALiBi) no Llama computes"
     if isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
         width = fields.get("head_dim")
         if width is not None and width != hidden / heads:
