@@ -31,7 +31,9 @@ def test_processor_only() -> None:
 
 
 @pytest.mark.usefixtures("processor_only")
-@pytest.mark.parametrize("name", ["cuda", "cuda:1", "npu", "gpu", "", "cpu:x", "xpu", "mps:0", "npu:-1", "npu\n"])
+@pytest.mark.parametrize(
+    "name", ["cuda", "cuda:1", "npu", "gpu", "", "cpu:x", "xpu", "mps:0", "npu:-1", "npu\n", "CPU"]
+)
 def test_a_device_that_is_not_there(name: str) -> None:
     with pytest.raises(SettingsError, match=r"no such device on this machine; there is cpu \(or auto\)"):
         pick_device(name)
@@ -41,8 +43,17 @@ def test_a_device_that_is_not_there(name: str) -> None:
 def test_what_is_missing_is_said() -> None:
     with pytest.raises(SettingsError, match=r"; npu needs an Ascend NPU .* torch-npu of torch's version$"):
         pick_device("npu:0")
+    with pytest.raises(SettingsError, match=r"^--device NPU: .*; npu needs an Ascend NPU "):
+        pick_device("NPU")
     with pytest.raises(SettingsError, match=r"\(or auto\)$"):
         pick_device("gpu")
+    with pytest.raises(SettingsError, match=r"^--device '': no such"):
+        pick_device("")
+
+
+def test_the_addition_to_torch_is_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", {"torch-npu": "2.12.0"}.__getitem__)
+    assert devices.describe("npu")["kind"] == "Ascend NPU, torch-npu 2.12.0"
 
 
 @pytest.mark.usefixtures("two_accelerators")

@@ -4,6 +4,7 @@ Everything else takes names from here or from the user, and asks for abilities, 
 for NVIDIA's GPUs and, in its builds for ROCm, for AMD's; Ascend's `npu` comes with the package torch-npu.
 """
 
+import importlib.metadata
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -74,11 +75,12 @@ def pick_device(name: str = "auto") -> torch.device:
         full_name = device.type if device.type == PROCESSOR else f"{device.type}:{device.index or 0}"
         if full_name in available:
             return torch.device(full_name)
-    kind = name.partition(":")[0]
+    kind = name.partition(":")[0].lower()
     is_absent = kind in NEEDS and not any(other.startswith(kind) for other in available)
     needs = f"; {kind} needs {NEEDS[kind]}" if is_absent else ""
     raise SettingsError(
-        f"--device {name}: no such device on this machine; there is {', '.join(available)} (or auto){needs}"
+        f"--device {name.strip() or repr(name)}: no such device on this machine; "
+        f"there is {', '.join(available)} (or auto){needs}"
     )
 
 
@@ -121,9 +123,17 @@ def describe(kind: str) -> dict[str, str]:
         return {"kind": f"AMD GPU, ROCm {torch.version.hip}", "decode": recorded, "state": "not tried on hardware"}
     if kind == GPU:
         return {"kind": f"NVIDIA GPU, CUDA {torch.version.cuda}", "decode": recorded, "state": "tried on H100 and H200"}
-    kinds = {"npu": "Ascend NPU", "xpu": "Intel GPU", "mps": "Apple GPU"}
+    kinds = {"npu": f"Ascend NPU{_version_of('torch-npu')}", "xpu": "Intel GPU", "mps": "Apple GPU"}
     state = "simulated in tests, not tried on hardware" if kind == "npu" else "not tried on hardware"
     return {"kind": kinds.get(kind, kind), "decode": plain, "state": state}
+
+
+def _version_of(package: str) -> str:
+    """Which version of a package that belongs to torch is installed, to be put behind a device's name."""
+    try:
+        return f", {package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 # Memory and time

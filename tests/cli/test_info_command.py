@@ -1,7 +1,10 @@
 import json
 import platform
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import baichuan2
 from baichuan2.cli.commands import info
@@ -19,6 +22,16 @@ def test_report_has_versions_devices_extras_and_embedded_models(capsys):
     assert report["versions"]["python"] == platform.python_version()
     assert report["versions"]["torch"].startswith("2.")
     assert "cores" in report["devices"]["cpu"]
+
+
+def test_every_extra_is_in_the_report():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {
+        extra: tuple(re.match(r"[\w-]+", requirement)[0] for requirement in requirements)
+        for extra, requirements in project["optional-dependencies"].items()
+        if extra != "dev"
+    }
+    assert declared == info.EXTRAS
 
 
 def test_report_for_people(capsys, monkeypatch):

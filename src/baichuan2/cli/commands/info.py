@@ -16,7 +16,17 @@ from baichuan2.settings import OutputSettings
 
 SETTINGS = (OutputSettings,)
 PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "safetensors", "accelerate", "numpy")
-EXTRAS = {"bnb": ("bitsandbytes",), "recipe": ("matplotlib",), "dev": ("pytest", "peft")}
+EXTRAS = {
+    "bnb": ("bitsandbytes",),
+    "evaluate": ("matplotlib", "sacrebleu"),
+    "gguf": ("gguf",),
+    "modelscope": ("modelscope-hub",),
+    "recipe": ("matplotlib",),
+    "server": ("fastapi", "pydantic", "uvicorn", "prometheus-client", "llguidance"),
+    "train": ("bitsandbytes", "deepspeed", "matplotlib", "peft", "pyyaml", "tensorboard"),
+    "web": ("streamlit",),
+}
+"""What can be installed beside the package: the extras of pyproject.toml but the one for its development."""
 
 
 def run(output: OutputSettings) -> int:
