@@ -11,6 +11,7 @@ from baichuan2.settings.fields import (
     offline_setting,
     revision_setting,
     setting,
+    threads_setting,
 )
 
 PRECISIONS = ("stored", "16", "int8", "int4", "nf4")
@@ -46,13 +47,7 @@ class BenchmarkSettings:
     llama: Literal["16", "float32", "none"] = setting(
         "16", "numbers of the LLaMA of equal size that is measured beside it (by transformers, random weights)"
     )
-    threads: int | None = setting(
-        None,
-        "threads that compute on the processor; not given: one for each real core that may be used",
-        minimum=1,
-        maximum=1024,
-        metavar="N",
-    )
+    threads: int | None = threads_setting()
     scratch: str | None = setting(
         None, "folder for models that are made and removed again; not given: the system's temporary one", metavar="DIR"
     )

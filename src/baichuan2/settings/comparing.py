@@ -6,11 +6,13 @@ from typing import Literal, get_args
 from baichuan2.errors import SettingsError
 from baichuan2.settings.fields import (
     check_bounds,
+    check_memory_setting,
     device_setting,
     flag_name,
     language_setting,
     offline_setting,
     setting,
+    threads_setting,
 )
 
 __all__ = ["CompareSettings", "is_url"]
@@ -68,13 +70,7 @@ class CompareSettings:
         "exact", "13B position bias: exact or official; two with a comma: of A and of B", metavar="NAME"
     )
     device: str = device_setting()
-    threads: int | None = setting(
-        None,
-        "threads that compute on the processor; not given: one for each real core that may be used",
-        minimum=1,
-        maximum=1024,
-        metavar="N",
-    )
+    threads: int | None = threads_setting()
     llama_python: str | None = setting(
         None,
         "Python interpreter that has llama-cpp-python, for GGUF files; not given: this one",
@@ -82,9 +78,7 @@ class CompareSettings:
         environment="BAICHUAN2_LLAMA_PYTHON",
     )
     offline: bool = offline_setting()
-    check_memory: bool = setting(
-        True, "stop before loading what cannot fit into memory; with no: load it whatever happens"
-    )
+    check_memory: bool = check_memory_setting()
     language: Literal["auto", "zh", "en"] = language_setting()
 
     def __post_init__(self) -> None:

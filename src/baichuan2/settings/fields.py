@@ -69,6 +69,22 @@ def revision_setting(help: str = "branch, tag or commit on the hub") -> Any:
     return setting(None, help, metavar="REV")
 
 
+def threads_setting() -> Any:
+    """The field of every command that computes: on how many threads."""
+    return setting(
+        None,
+        "threads that compute on the processor; not given: one for each real core that may be used",
+        minimum=1,
+        maximum=1024,
+        metavar="N",
+    )
+
+
+def check_memory_setting() -> Any:
+    """The field of every command that loads a model: whether it looks at the memory before."""
+    return setting(True, "stop before loading what cannot fit into memory; with no: load it whatever happens")
+
+
 def flag_name(name: str) -> str:
     """The command-line spelling of a field: `top_p` -> `--top-p`; `from_`, which Python keeps for itself: `--from`."""
     return "--" + name.rstrip("_").replace("_", "-")

@@ -9,6 +9,7 @@ from baichuan2.errors import SettingsError
 from baichuan2.settings.fields import (
     KV_CACHE_HELP,
     check_bounds,
+    check_memory_setting,
     device_setting,
     flag_name,
     language_setting,
@@ -16,6 +17,7 @@ from baichuan2.settings.fields import (
     parse_bytes,
     revision_setting,
     setting,
+    threads_setting,
 )
 
 NAMED_ADAPTER = re.compile(r"([A-Za-z0-9][\w.:-]*)=(.*)", re.DOTALL)
@@ -52,17 +54,9 @@ class LoadSettings:
     numerics: Literal["exact", "official"] = setting(
         "exact", "13B position bias: exact, or official to reproduce the rounding of the released code"
     )
-    threads: int | None = setting(
-        None,
-        "threads that compute on the processor; not given: one for each real core that may be used",
-        minimum=1,
-        maximum=1024,
-        metavar="N",
-    )
+    threads: int | None = threads_setting()
     offline: bool = offline_setting()
-    check_memory: bool = setting(
-        True, "stop before loading what cannot fit into memory; with no: load it whatever happens"
-    )
+    check_memory: bool = check_memory_setting()
 
     def __post_init__(self) -> None:
         check_bounds(self)
