@@ -10,8 +10,9 @@ from baichuan2.bench.comparison_asked import Asked
 from baichuan2.bench.comparison_ids import IdsFinding, count_finding
 from baichuan2.bench.comparison_replies import SHOWN, Parting, ReplyPair, is_near_tie
 from baichuan2.bench.comparison_verdict import Verdict, judge_replies
-from baichuan2.bench.server_client import ServedReply, Server, spelled
+from baichuan2.bench.server_client import ServedReply, Server
 from baichuan2.bench.sides import Side
+from baichuan2.chat.detokenizer import spelled
 
 __all__ = ["ServedComparison", "ask_server"]
 

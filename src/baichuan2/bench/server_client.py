@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from baichuan2.chat.detokenizer import spelled
 from baichuan2.errors import CheckpointError, GenerationError
 
-__all__ = ["ServedReply", "Server", "spelled"]
+__all__ = ["ServedReply", "Server"]
 
 LARGEST_ANSWER = 1 << 26
 KEY_VARIABLES = ("OPENAI_API_KEY", "BAICHUAN2_API_KEY")
@@ -161,14 +162,6 @@ def _spelled(entry: Mapping[str, Any]) -> object:
     if not isinstance(content, list) or not all(isinstance(byte, int) and 0 <= byte < 256 for byte in content):
         return token if isinstance(token, str) else None
     return spelled(bytes(content))
-
-
-def spelled(piece: bytes) -> str:
-    """A token as OpenAI's completions spell it; a part of a character by its bytes."""
-    try:
-        return piece.decode()
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
 
 
 def _strings(value: object) -> tuple[str, ...]:

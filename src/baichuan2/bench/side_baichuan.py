@@ -1,16 +1,14 @@
 """A Baichuan model as one side of a comparison, run by this package."""
 
-import gc
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from baichuan2.bench.comparison_prompts import Prompt
-from baichuan2.bench.quality import Places
 from baichuan2.bench.sides import Choice, Found
+from baichuan2.bench.torch_side import TorchSide
 from baichuan2.checkpoints.load import load_model
 from baichuan2.engine.generate import generate_tokens
 from baichuan2.engine.sampling import Sampling
@@ -21,10 +19,8 @@ from baichuan2.settings import CompareSettings, LoadSettings
 
 __all__ = ["BaichuanSide"]
 
-SAMPLING_FIELDS = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 
-
-class BaichuanSide:
+class BaichuanSide(TorchSide):
     """See `sides.Side`."""
 
     program = "baichuan2"
@@ -72,23 +68,11 @@ class BaichuanSide:
         text = self._tokenizer.piece_bytes(token_id)
         return text or str(self._tokenizer.convert_ids_to_tokens(token_id)).encode()
 
-    @torch.inference_mode()
-    def blocks(self, ids: Sequence[int]) -> Iterator[Tensor]:
-        """Logits (n, V) of all places of `ids` (T,) but the last."""
-        places = Places(self._model, [torch.tensor(ids)], [0])
-        for block in places.blocks():
-            yield places.logits(block).cpu()
-
     def continuation(self, ids: Sequence[int], num_tokens: int, stop_ids: frozenset[int]) -> list[Choice]:
         """The likeliest next tokens, by the engine that answers in chat and server."""
         sampling = Sampling(max_new_tokens=num_tokens)
         steps = generate_tokens(self._model, ids, sampling, stop_ids=stop_ids)
         return [Choice(step.token_id, step.logprob) for step in steps]
-
-    def sampling_defaults(self) -> dict[str, float | bool]:
-        """What generation_config.json says of sampling."""
-        found = {name: getattr(self._generation_config, name, None) for name in SAMPLING_FIELDS}
-        return {name: value for name, value in found.items() if value is not None}
 
     def head_lengths(self) -> Tensor | None:
         """Lengths (V,) of the head's rows as stored; None where it is not normalised, or its rows are codes."""
@@ -97,13 +81,6 @@ class BaichuanSide:
             return None
         rows = [part.float().norm(dim=1).cpu() for part in torch.split(head.weight.detach(), 8192)]
         return torch.cat(rows)
-
-    def close(self) -> None:
-        """Lets the model go, which must be out of memory before the next one comes."""
-        left = weakref.ref(self._model)
-        self._model = None
-        if left() is not None:  # something in it holds itself
-            gc.collect()
 
 
 def _stored_as(quantization: Any) -> str | None:

@@ -3,17 +3,15 @@
 The folder's own tokenizer and chat template are used as transformers uses them for everybody; its code never runs.
 """
 
-import gc
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from baichuan2.bench.comparison_prompts import Prompt
-from baichuan2.bench.quality import Places
 from baichuan2.bench.sides import Choice, Found
+from baichuan2.bench.torch_side import TorchSide
 from baichuan2.checkpoints.load import without_progress_bar
 from baichuan2.checkpoints.threads import use_threads
 from baichuan2.devices import pick_device
@@ -24,10 +22,8 @@ from baichuan2.settings import CompareSettings
 
 __all__ = ["TransformersSide"]
 
-SAMPLING_FIELDS = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 
-
-class TransformersSide:
+class TransformersSide(TorchSide):
     """See `sides.Side`."""
 
     program = "transformers"
@@ -101,13 +97,6 @@ class TransformersSide:
         return str(piece).replace(SPACE_SYMBOL, " ").encode()
 
     @torch.inference_mode()
-    def blocks(self, ids: Sequence[int]) -> Iterator[Tensor]:
-        """Logits (n, V) of all places of `ids` (T,) but the last."""
-        places = Places(self._model, [torch.tensor(ids)], [0])
-        for block in places.blocks():
-            yield places.logits(block).cpu()
-
-    @torch.inference_mode()
     def continuation(self, ids: Sequence[int], num_tokens: int, stop_ids: frozenset[int]) -> list[Choice]:
         """The likeliest next tokens, by the framework's `generate`."""
         from transformers import GenerationConfig
@@ -127,21 +116,9 @@ class TransformersSide:
         rows = [row[0].float().log_softmax(-1) for row in out.logits]
         return [Choice(token_id, row[token_id].item()) for token_id, row in zip(new, rows, strict=True)]
 
-    def sampling_defaults(self) -> dict[str, float | bool]:
-        """What generation_config.json says of sampling."""
-        found = {name: getattr(self._generation_config, name, None) for name in SAMPLING_FIELDS}
-        return {name: value for name, value in found.items() if value is not None}
-
     def head_lengths(self) -> Tensor | None:
         """None: such a head is plain."""
         return None
-
-    def close(self) -> None:
-        """Lets the model go, which must be out of memory before the next one comes."""
-        left = weakref.ref(self._model)
-        self._model = None
-        if left() is not None:  # something in it holds itself
-            gc.collect()
 
 
 def _one_line(error: BaseException) -> str:

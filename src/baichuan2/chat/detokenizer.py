@@ -7,7 +7,7 @@ byte has come. Waiting for a trailing U+FFFD to go away, as others do, would sta
 import codecs
 from collections.abc import Callable
 
-__all__ = ["Detokenizer"]
+__all__ = ["Detokenizer", "spelled"]
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -45,3 +45,11 @@ class Detokenizer:
         """What `finish` would give now, without finishing."""
         pending, _ = self._decoder.getstate()
         return REPLACEMENT * len(pending)
+
+
+def spelled(piece: bytes) -> str:
+    """A token as OpenAI's completions spell it: its text; a part of a character by its bytes, `bytes:\\xe4\\xbd`."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)

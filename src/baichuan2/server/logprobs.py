@@ -4,6 +4,7 @@ import codecs
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from baichuan2.chat.detokenizer import spelled
 from baichuan2.chat.writer import WrittenToken
 
 __all__ = ["CompletionLogprobs", "chat_logprobs"]
@@ -38,13 +39,13 @@ class CompletionLogprobs:
             offsets.append(self._offset)
             self._offset += len(self._decoder.decode(token.piece_bytes))
         tops = [
-            {_spelled(self._piece_bytes(token_id)): _finite(value) for token_id, value in token.top_logprobs}
+            {spelled(self._piece_bytes(token_id)): _finite(value) for token_id, value in token.top_logprobs}
             for token in tokens
         ]
         for top, token in zip(tops, tokens, strict=True):  # the chosen one is always told, as OpenAI does
-            top.setdefault(_spelled(token.piece_bytes), _finite(token.logprob))
+            top.setdefault(spelled(token.piece_bytes), _finite(token.logprob))
         return {
-            "tokens": [_spelled(token.piece_bytes) for token in tokens],
+            "tokens": [spelled(token.piece_bytes) for token in tokens],
             "token_logprobs": [_finite(token.logprob) for token in tokens],
             "top_logprobs": tops,
             "text_offset": offsets,
@@ -57,11 +58,3 @@ def _entry(piece: bytes, logprob: float) -> dict[str, Any]:
 
 def _finite(logprob: float) -> float:
     return max(logprob, LEAST)
-
-
-def _spelled(piece: bytes) -> str:
-    """A token as text; a part of a character as OpenAI writes it: `bytes:\\xe4\\xbd`."""
-    try:
-        return piece.decode()
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
