@@ -94,7 +94,15 @@ class PartialFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._remove_if_empty()
         self._unlock()
+
+    def _remove_if_empty(self) -> None:
+        """Removes the folder of a run that failed before its first file: nothing in it is worth going on with."""
+        with contextlib.suppress(OSError):
+            if [path.name for path in self.path.iterdir()] == [PROGRESS_FILE]:
+                (self.path / PROGRESS_FILE).unlink()
+                self.path.rmdir()
 
     def _take_lock(self) -> None:
         """Raises BlockingIOError where another run holds the folder; Windows has no such locks."""

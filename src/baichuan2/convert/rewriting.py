@@ -86,15 +86,17 @@ def write_folder(
 
     Raises:
         SettingsError: the target cannot be taken, or another job is unfinished there.
-        CheckpointError: the source cannot be read, or the target cannot be written.
+        CheckpointError: the source cannot be read or was changed meanwhile, or the target cannot be written.
         QuantizationError: a number is beyond what the number format asked for can hold.
     """
     started = time.perf_counter()
     assert settings.target is not None
     target = check_target(settings.target, source.folder)
     writer = _Writer(settings, source, conversion)
-    with PartialFolder(target, writer.identity()) as partial:
+    job = writer.identity()
+    with PartialFolder(target, job) as partial:
         resumed = writer.write(partial, watch or (lambda *_: None))
+        source.check_unchanged(job["source"])
         folder = partial.finish()
     return Converted(
         path=folder,

@@ -48,6 +48,17 @@ class WeightSource:
         config = hashlib.sha256((self.folder / "config.json").read_bytes()).hexdigest()
         return {"config": config, "weights": files}
 
+    def check_unchanged(self, before: dict[str, Any]) -> None:
+        """Raises CheckpointError where the checkpoint is not the one any more whose fingerprint was `before`.
+
+        Its files are mapped, so what was read of one that was written to meanwhile may be half of each.
+        """
+        if self.fingerprint() != before:
+            raise CheckpointError(
+                f"{self.name} was changed while it was read, so the result would be a mixture: remove TARGET.partial "
+                "and start again"
+            )
+
 
 @dataclass(frozen=True)
 class Source(WeightSource):

@@ -16,6 +16,7 @@ V1_VOCAB_SIZE = 64_000
 # a Baichuan 1 vocabulary with some tokens added by its user; no released vocabulary lies here
 V1_VOCAB_SIZES_EXTENDED = range(V1_VOCAB_SIZE + 1, V1_VOCAB_SIZE + 1025)
 V1_7B_CLASS_NAMES = frozenset({"BaiChuanForCausalLM", "BaiChuanForSequenceClassification"})
+MOST_LAYERS = 10_000  # each is built before the files are looked at, and a damaged number would never end
 # (hidden_size, num_hidden_layers, num_attention_heads) of the released sizes
 SHAPE_7B = (4096, 32, 32)
 SHAPE_13B = (5120, 40, 40)
@@ -161,6 +162,11 @@ class BaichuanConfig(PreTrainedConfig):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
                 raise CheckpointError(f"config.json: {name} must be a positive whole number, got {value!r}")
+        if self.num_hidden_layers > MOST_LAYERS:
+            raise CheckpointError(
+                f"config.json: num_hidden_layers is {self.num_hidden_layers}, which no model has (at most "
+                f"{MOST_LAYERS}): download it again"
+            )
         for name in NON_NEGATIVE_FIELDS:
             value = getattr(self, name)
             if not _is_number(value) or value < 0:
