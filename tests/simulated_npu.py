@@ -1,8 +1,8 @@
 """A device called `npu` that computes: each of its tensors wraps one of the processor's. For a process of its own.
 
-Importing this makes torch believe in two such devices. An operation on tensors of two devices fails, as on hardware,
-and float64 is missing, as it is on some accelerators. What runs here names no device, and mixes none up; speed,
-rounding and what real operations lack are not simulated.
+Importing this makes torch believe in two such devices. An operation on tensors of two devices fails, as on hardware, and
+so does one that the processor alone has, ours in C among them; float64 is missing, as it is on some accelerators. What
+runs here names no device, and mixes none up; speed, rounding and what real operations lack are not simulated.
 """
 
 import sys
@@ -43,7 +43,7 @@ class OnNpu(Tensor):
         return OnNpu(self.own.new_tensor(data, **options))
 
     def data_ptr(self) -> int:
-        return self.own.data_ptr()
+        return self.own.data_ptr() | 1 << 62  # no address of this process, and the same for the same memory
 
     def untyped_storage(self) -> Any:
         return self.own.untyped_storage()
@@ -69,6 +69,8 @@ def compute(func: Any, *args: Any, **kwargs: Any) -> Any:
 
     bare_args, bare_kwargs = own(args), {name: own(value) for name, value in kwargs.items()}
     is_here = any(isinstance(value, OnNpu) for value in operands)
+    if is_here and (schema.name.startswith("baichuan2::") or schema.name.endswith("_for_cpu")):
+        raise NotImplementedError(f"{schema.name}: the device has no such operation, the processor alone has it")
     if is_here and schema.name not in MAY_MIX and any(type(value) is not OnNpu and value.dim() for value in operands):
         raise RuntimeError(f"{schema.name}: expected all tensors on one device, found npu and cpu")
     goes_there = True
