@@ -1,8 +1,8 @@
 """A device called `npu` that computes: each of its tensors wraps one of the processor's. For a process of its own.
 
-Importing this makes torch believe in two such devices. An operation on tensors of two devices fails, as on hardware, and
-so does one that the processor alone has, ours in C among them; float64 is missing, as it is on some accelerators. What
-runs here names no device, and mixes none up; speed, rounding and what real operations lack are not simulated.
+Importing this makes torch believe in two such devices. An operation on tensors of two devices fails, as on hardware,
+and so does one that the processor alone has, ours in C among them; float64 is missing, as it is on some accelerators.
+What runs here names no device, and mixes none up; speed, rounding and what real operations lack are not simulated.
 """
 
 import sys
