@@ -14,6 +14,8 @@ import torch
 
 from baichuan2.bench.comparison import Comparison, compare
 from baichuan2.bench.comparison_verdict import judge
+from baichuan2.bench.logit_differences import LogitDifferences
+from baichuan2.bench.sides import find_side
 from baichuan2.convert.quantize import quantize_checkpoint
 from baichuan2.convert.ways import convert_checkpoint
 from baichuan2.errors import CheckpointError, DataError, MissingExtraError, SettingsError
@@ -157,12 +159,46 @@ def test_rows_in_the_other_rotary_layout_and_another_base_are_named(llama, promp
     assert found.verdict.causes[0].values["factor"] == pytest.approx(2)
 
 
+@pytest.mark.parametrize(
+    ("first", "relative", "cause"),
+    # measured on the demo models: int4, nf4, and int4 of a model whose query and key rows are in the other order
+    [
+        (0.0152, 0.0753, "few-bits"),
+        (0.0202, 0.0853, "few-bits"),
+        (0.0825, 0.138, "few-bits"),
+        (0.0144, 0.68, "attention"),
+    ],
+)
+def test_few_bits_alone_are_no_fault_of_attention(first, relative, cause):
+    differences = LogitDifferences(
+        **{field.name: None for field in dataclasses.fields(LogitDifferences)}
+        | {"is_bitwise": False, "relative": relative, "relative_first": first, "raw_relative": relative}
+    )
+    quality = SimpleNamespace(kl_mean=0.004, agreement=0.99)
+    verdict = judge(differences, quality, [], number_format="bfloat16", few_bits=("int4",))
+    assert [one.key for one in verdict.causes] == [cause]
+
+
 def test_the_released_rounding_of_positions_is_told_from_the_exact_one(prompts, tmp_path):
     folder = write_folder(tmp_path / "tiny", "13b", "safetensors")
     found = compared(folder, folder, prompts, numerics="exact,official")
     assert (found.verdict.level, causes(found)) == ("rounding", ["positions-grow"])
     assert found.differences.relative_first == 0  # one key: nothing to round
     assert compared(folder, folder, prompts, numerics="official", limit=1).verdict.level == "identical"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("7B@00220B", r"Baichuan2-7B-Intermediate-Checkpoints \(revision train_00220B\) is no folder"),
+        ("7B-Chat@other", r"Baichuan2-7B-Chat \(revision other\) is no folder"),
+        (300 * "x", "cannot be read: .*name too long"),
+        ("~nobody-of-that-name/x", "cannot be read: .*home"),
+    ],
+)
+def test_names_of_sides(name, message):
+    with pytest.raises(CheckpointError, match=message):
+        find_side(name, offline=True)
 
 
 def with_tokenizer(llama: Path, target: Path, **changes) -> Path:

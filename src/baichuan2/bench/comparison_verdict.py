@@ -21,6 +21,8 @@ CLOSE_AGREEMENT = 0.8
 CLOSE_LOGPROB = 0.1
 FITS = 0.3
 """A way to differ explains a difference when it leaves less than this part of it."""
+FIRST = 0.1
+"""First tokens count as equal when they differ less than this part of the rest: few bits alone make it 0.2 to 0.6."""
 GROWS = 2.0
 """By how much the differences are larger late in a text than early, where they grow; plain rounding makes it 1.2."""
 SPREAD = 0.02
@@ -109,7 +111,7 @@ def _causes(differences: LogitDifferences, number_format: str, few_bits: tuple[s
         else ROUNDING.get(number_format, 0.0)
     )
     first = differences.relative_first
-    if first is not None and first <= noise and first < FITS * differences.relative:
+    if first is not None and first <= noise and first < FIRST * differences.relative:
         return [Cause("positions-grow" if _grows(differences) else "attention")]
     if few_bits:
         return [Cause("few-bits", {"formats": ", ".join(dict.fromkeys(few_bits))})]

@@ -9,6 +9,7 @@ from torch import Tensor
 from baichuan2.bench.comparison_prompts import Prompt
 from baichuan2.checkpoints.adapters import CONFIG_NAME as ADAPTER_FILE
 from baichuan2.checkpoints.locate import locate
+from baichuan2.checkpoints.releases import release_meant
 from baichuan2.checkpoints.shards import find_weight_files, read_json
 from baichuan2.errors import CheckpointError, SettingsError
 from baichuan2.model.configuration_baichuan import BaichuanConfig
@@ -85,10 +86,17 @@ def find_side(name: str, *, offline: bool) -> Found:
         CheckpointError: there is no such model, or it is of no kind that can be run without code from its folder.
     """
     path = Path(name)
-    if path.is_file():
-        with path.open("rb") as file:
-            is_gguf = file.read(len(GGUF_MAGIC)) == GGUF_MAGIC
-        if not is_gguf:
+    try:
+        path = path.expanduser()
+        is_file = path.is_file()
+        magic = b""
+        if is_file:
+            with path.open("rb") as file:
+                magic = file.read(len(GGUF_MAGIC))
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a home that nobody has, no right to read
+        raise CheckpointError(f"{name[:80]!r} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    if is_file:
+        if magic != GGUF_MAGIC:
             raise CheckpointError(f"{name} is a file, and no GGUF: give the folder that holds the model")
         return Found(name, "gguf", path)
     adapter: Path | None = None
@@ -115,11 +123,18 @@ def find_side(name: str, *, offline: bool) -> Found:
 
 
 def _folder(name: str, *, offline: bool) -> Path:
-    """The folder of a model; ID@REVISION names a state of it on the hub."""
+    """The folder of a model; ID@REVISION names a state of it on the hub, or is a release as a whole: 7B@00220B."""
     model, at, revision = name.rpartition("@")
-    if at and model and not Path(name).expanduser().is_dir():
+    if at and model and not _is_release(name) and not Path(name).expanduser().is_dir():
         return locate(model, revision=revision, offline=offline)
     return locate(name, offline=offline)
+
+
+def _is_release(name: str) -> bool:
+    try:
+        return release_meant(name) is not None
+    except CheckpointError:  # close to one, or to several
+        return False
 
 
 def check_sides(a: Found, b: Found, settings: CompareSettings) -> None:
