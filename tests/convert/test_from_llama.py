@@ -18,7 +18,6 @@ from tests.tiny import random_ids
 from tests.tokenizer_files import SMALL_MODEL, tokenizer, train_model
 
 HEAD = "lm_head.weight"
-PLAIN_HEAD = "ignore:the head has rows of other lengths"
 
 
 def convert(way: str, source: str | Path, target: Path, **changes: Any) -> Path:
