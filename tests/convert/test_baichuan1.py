@@ -94,6 +94,14 @@ def test_the_head_is_what_inference_computes_with_and_all_else_stays(
     assert "z_loss_weight" not in fields
 
 
+def test_rows_that_lie_across_each_other_give_the_same_head(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "source", "7b")
+    tensors = {name: weight.float() for name, weight in weights("7b").items()}
+    write_weights(source, tensors | {HEAD: tensors[HEAD].t().contiguous().t()}, "bin", "whole")
+    folder = convert("to-baichuan1", source, tmp_path / "first")
+    assert torch.equal(tensors_of(folder)[HEAD], F.normalize(tensors[HEAD]))
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", ["same", "float16", "float32"])
 def test_the_way_back_gives_a_baichuan_2_folder_with_the_same_tensors(tmp_path: Path, size: Size, dtype: str) -> None:

@@ -139,3 +139,19 @@ def test_wrong_places_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["merge", str(adapter), str(tmp_path / "merged"), "--base", str(other)]) == 2
     assert "the adapter is of another model" in capsys.readouterr().err
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_base_that_changes_while_it_is_read_gives_no_folder(tmp_path: Path) -> None:
+    base = write_folder(tmp_path / "base", "7b")
+    adapter = write_adapter(tmp_path / "adapter", base)
+    with pytest.raises(CheckpointError, match=r"base was changed while it was read"):
+        merge_adapter(
+            MergeSettings(adapter=str(adapter), target=str(tmp_path / "merged")),
+            lambda *_: change_json(base / "config.json", rms_norm_eps=1e-5),
+        )
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_name_of_two_lines_is_told_in_one(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"^there is no folder 'a\\nb': give the folder of an adapter$"):
+        merge_adapter(MergeSettings(adapter="a\nb", target=str(tmp_path / "merged")))

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,20 @@ def test_a_disk_that_is_full_at_the_end_is_one_line_and_the_run_goes_on(tmp_path
         assert partial.has("a.txt")
         partial.finish()
     assert check_digests(target) == {"a.txt"}
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_nothing(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with (
+            pytest.raises(CheckpointError, match=r"cannot be written: File too large"),
+            PartialFolder(tmp_path / "out", JOB),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):

@@ -1,9 +1,11 @@
 """What `convert to-gguf` writes, read back by the gguf package; what it refuses; what it leaves when it is stopped."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch.nn.functional import normalize
 from baichuan2 import CheckpointError, ConvertSettings, MissingExtraError, SettingsError, TokenizerError
 from baichuan2.checkpoints.mapped import MappedTensors
 from baichuan2.checkpoints.shards import find_weight_files
-from baichuan2.convert import gguf_types
+from baichuan2.convert import gguf_file, gguf_types
 from baichuan2.convert.gguf_layout import to_neighbours
 from baichuan2.convert.ways import convert_checkpoint
 from baichuan2.errors import QuantizationError
@@ -247,3 +249,39 @@ def test_a_full_disk_ends_in_one_line_and_the_next_run_goes_on(rope: Path, tmp_p
     assert not target.exists()
     convert(rope, target)
     assert stored(target)
+
+
+def test_a_folder_for_temporary_files_that_takes_nothing_is_told_as_such(
+    rope: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(CheckpointError, match=r"gone cannot take the header of the file.*No such file.*TMPDIR"):
+        convert(rope, tmp_path / "model.gguf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_source_that_changes_while_it_is_read_gives_no_file(rope: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(rope, tmp_path / "source")
+
+    def change(done: int, total: int) -> None:
+        if done == 3:
+            os.utime(source / "model.safetensors", ns=(1, 1))
+
+    with pytest.raises(CheckpointError, match=r"source was changed while it was read"):
+        convert(source, tmp_path / "model.gguf", watch=change)
+    assert not (tmp_path / "model.gguf").exists()
+
+
+def test_rows_that_lie_across_each_other_are_summed_as_a_model_does() -> None:
+    head = torch.randn(64, 96, generator=torch.Generator().manual_seed(0))
+    across = head.t().contiguous().t()
+    assert torch.equal(gguf_types.normalized_rows(across, "F32"), normalize(head))
+
+
+def test_a_disk_without_room_is_told_to_the_hundredth(
+    rope: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf_file.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 40_000))  # type: ignore[attr-defined]
+    with pytest.raises(CheckpointError, match=r"has 0\.00 GB free, 0\.\d\d GB are needed"):
+        convert(rope, tmp_path / "model.gguf")
+    assert not list(tmp_path.iterdir())

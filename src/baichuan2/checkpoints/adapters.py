@@ -194,7 +194,8 @@ def _beside(adapter: Adapter, name: str, low_rank: LowRank, layer: nn.Module) ->
 def _fields(folder: Path) -> dict[str, Any]:
     """What adapter_config.json says."""
     if not folder.is_dir():
-        raise CheckpointError(f"there is no folder {folder}: give the folder of an adapter")
+        shown = folder if str(folder).isprintable() else repr(str(folder))
+        raise CheckpointError(f"there is no folder {shown}: give the folder of an adapter")
     path = folder / CONFIG_NAME
     if not path.is_file():
         what = "is a whole model, no adapter" if (folder / "config.json").is_file() else f"holds no {CONFIG_NAME}"

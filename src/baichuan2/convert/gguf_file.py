@@ -138,7 +138,7 @@ class TensorFile:
         free = shutil.disk_usage(self.path.parent).free
         if free < needed:
             raise CheckpointError(
-                f"the disk of {self.path.parent.parent} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are "
+                f"the disk of {self.path.parent.parent} has {free / 1e9:.2f} GB free, {needed / 1e9:.2f} GB are "
                 "needed: make room, or give a TARGET elsewhere"
             )
 

@@ -113,14 +113,25 @@ def header_bytes(
         writer.add_tensor_info(
             item.tensor.name, shape, np.dtype(np.float32), item.num_bytes, gguf.GGMLQuantizationType[item.type]
         )
-    with tempfile.TemporaryDirectory() as folder:  # the library writes to files only
-        path = Path(folder) / "header"
-        writer.write_header_to_file(path)
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        writer.close()
-        header = path.read_bytes()
+    header = _written(writer)
     return header + bytes(-len(header) % writer.data_alignment)
+
+
+def _written(writer: Any) -> bytes:
+    """The header as the library writes it, which it does to files only."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "header"
+            writer.write_header_to_file(path)
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            writer.close()
+            return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"{tempfile.gettempdir()} cannot take the header of the file, some MB ({error.strerror or error}): make "
+            "room there, or name another folder in TMPDIR"
+        ) from error
 
 
 def check_shapes(path: Path, tensors: Sequence[StoredTensor]) -> None:

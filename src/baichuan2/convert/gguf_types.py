@@ -117,7 +117,7 @@ def normalized_rows(rows: Tensor, type_name: str) -> Tensor:
     with; else they are made in float32, as inference in float32 has them, and rounded once.
     """
     same = PLAIN_DTYPES.get(type_name) == rows.dtype
-    return normalize(rows if same else rows.float())
+    return normalize((rows if same else rows.float()).contiguous())  # in the order in which a model sums its own
 
 
 def _encoded(rows: Tensor, type_name: str, source: str) -> Bytes:

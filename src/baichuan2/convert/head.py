@@ -22,7 +22,8 @@ def normalized_head(dtype: str = "same") -> NewTensor:
     """
 
     def unit(rows: Tensor) -> Tensor:
-        return F.normalize(rows if dtype == "same" else rows.to(getattr(torch, dtype)))
+        # rows of a .bin file may lie across each other, and are summed in another order then than in a model's memory
+        return F.normalize((rows if dtype == "same" else rows.to(getattr(torch, dtype))).contiguous())
 
     return NewTensor((HEAD_WEIGHT,), unit, by_rows=True)
 

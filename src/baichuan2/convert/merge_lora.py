@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,8 +97,10 @@ def merge_adapter(settings: MergeSettings, watch: Callable[[int, int], None] | N
     adapter = read_adapter(folder, source.config)
     check_base(((name, source.tensors[name]) for name in source.tensors if name.endswith(NORM)), adapter)
     kept = files_to_copy(source.folder)
-    with PartialFolder(target, _identity(source, adapter)) as partial:
+    job = _identity(source, adapter)
+    with PartialFolder(target, job) as partial:
         resumed = _write_weights(partial, source, adapter, watch or (lambda *_: None))
+        source.check_unchanged(job["source"])
         names = [_shard_name(number, source.num_layers) for number in range(source.num_layers + 1)]
         partial.write_text(INDEX_FILE, index_text(partial.path, names))
         fields = {name: value for name, value in source.fields.items() if name != "auto_map"}  # no code is copied
@@ -137,7 +140,7 @@ def _open_base(folder: Path, settings: MergeSettings) -> Source:
         raise CheckpointError(f"the model that {folder} was trained on: {error}; another place: --base") from error
 
 
-def _identity(source: Source, adapter: Adapter) -> dict[str, object]:
+def _identity(source: Source, adapter: Adapter) -> dict[str, Any]:
     """What decides the bytes of the result; an unfinished folder of another identity is not gone on with."""
     files = sorted(path for path in adapter.folder.iterdir() if path.name.startswith("adapter_") and path.is_file())
     return {

@@ -316,6 +316,9 @@ class PartialFolder:
             _flush(unfinished)
             unfinished.replace(path)
         except OSError as error:
+            _remove(unfinished)
+            with contextlib.suppress(OSError):
+                self.path.rmdir()  # if there is nothing else in it
             raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
 
 

@@ -99,8 +99,10 @@ def quantize_checkpoint(settings: QuantizeSettings, watch: Callable[[Step], None
         raise SettingsError(f"--calibration works with --method gptq only, got {rounding.method}")
     kept = files_to_copy(source.folder)  # now: hours later its warnings come too late
     job = _Job(settings, source, rounding, text)
-    with PartialFolder(target, job.identity()) as partial:
+    identity = job.identity()
+    with PartialFolder(target, identity) as partial:
         errors = job.write_weights(partial, watch or (lambda _: None))
+        source.check_unchanged(identity["source"])
         bits = job.bits_per_weight(partial)
         job.write_description(partial, kept)
         folder = partial.finish()

@@ -61,10 +61,12 @@ def to_gguf(settings: ConvertSettings, watch: Watch | None = None) -> Converted:
         sampling=_sampling(source.folder),
     )
     places = places_behind(len(header), [(item.tensor.name, item.num_bytes) for item in tensors])
-    with PartialFolder(target, _job(source, type_name, header)) as partial:
+    job = _job(source, type_name, header)
+    with PartialFolder(target, job) as partial:
         is_mixed = type_name in MIXED_TYPES
         file = TensorFile(partial.path, UNFINISHED, header, places, room_for_another=is_mixed)
         resumed = _write_tensors(source, tensors, file, watch or (lambda *_: None))
+        source.check_unchanged(job["source"])
         finished = file.path
         if is_mixed:
             finished = partial.path / MIXED
