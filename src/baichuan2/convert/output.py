@@ -144,11 +144,6 @@ class PartialFolder:
         names = [name for name in files if Path(name).name == name and (self.path / name).is_file()]
         self.notes = {name: files[name] for name in names}
 
-    @property
-    def was_begun(self) -> bool:
-        """Whether an earlier run has finished files here."""
-        return bool(self.notes)
-
     def has(self, name: str) -> bool:
         """Whether the file is there, whole; a damaged one is forgotten."""
         note, path = self.notes.get(name), self.path / name
