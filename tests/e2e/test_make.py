@@ -108,4 +108,4 @@ def test_help_names_every_target(copy):
 def test_torch_is_pinned_first():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("torch==")
-    assert lines[1] == "-e .[server,web]"
+    assert lines[1] == "-e .[gguf,server,web]"
