@@ -196,6 +196,7 @@ def test_a_signal_ends_children_and_removes_what_was_written(number, tmp_path) -
         while not children.read_text() and time.monotonic() < deadline:
             time.sleep(0.05)
         child = int(children.read_text().split()[0])
+        time.sleep(0.5)  # a signal within the call that starts the child would not know it yet
         os.kill(process.pid, number)
         assert process.wait(timeout=60) == 128 + number
         assert list(tmp_path.iterdir()) == []

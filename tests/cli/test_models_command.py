@@ -119,6 +119,7 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], arguments: li
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with running_hub() as running:
         running.repositories["tiny/model"] = Repository(
             {"main": {"config.json": b"{}", "pytorch_model.bin": bytes(1000)}}

@@ -194,7 +194,7 @@ BAD = [
     ({"hidden_size": "64"}, "hidden_size"),
     ({"hidden_size": 64.5}, "hidden_size"),
     ({"num_hidden_layers": True}, "num_hidden_layers"),
-    ({"num_hidden_layers": 10**9}, "which no model has"),
+    ({"num_hidden_layers": 10**9}, "larger than that of any model"),
     ({"num_attention_heads": None}, "num_attention_heads"),
     ({"num_attention_heads": 5}, "must be a multiple of num_attention_heads"),
     ({"intermediate_size": [128]}, "intermediate_size"),

@@ -164,8 +164,7 @@ class BaichuanConfig(PreTrainedConfig):
                 raise CheckpointError(f"config.json: {name} must be a positive whole number, got {value!r}")
         if self.num_hidden_layers > MOST_LAYERS:
             raise CheckpointError(
-                f"config.json: num_hidden_layers is {self.num_hidden_layers}, which no model has (at most "
-                f"{MOST_LAYERS}): download it again"
+                f"config.json: num_hidden_layers is larger than that of any model ({MOST_LAYERS}): download it again"
             )
         for name in NON_NEGATIVE_FIELDS:
             value = getattr(self, name)
