@@ -106,29 +106,13 @@ def plain_chat_template(user_piece: str, assistant_piece: str, guarded: Iterable
 
     Without the `generation` tags of `model/prompt_format.py`, which not every reader of templates knows.
     """
-    user, assistant = json.dumps(user_piece, ensure_ascii=False), json.dumps(assistant_piece, ensure_ascii=False)
-    return (
-        "{%- for message in messages -%}"
+    before = (
         "{%- if message['content'] is not string -%}"
         "{{ raise_exception('the content of a message must be a string') }}"
         "{%- endif -%}"
         "{%- set text = message['content']" + _protected(guarded) + " -%}"
-        "{%- if message['role'] == 'system' and loop.first -%}"
-        "{{ text }}"
-        "{%- elif message['role'] == 'user' -%}"
-        "{{ " + user + " + text }}"
-        "{%- elif message['role'] == 'assistant' -%}"
-        "{{ " + assistant + " + text }}"
-        "{%- elif message['role'] == 'system' -%}"
-        "{{ raise_exception('a system message must be the first one') }}"
-        "{%- else -%}"
-        "{{ raise_exception('role must be one of system, user, assistant') }}"
-        "{%- endif -%}"
-        "{%- endfor -%}"
-        "{%- if add_generation_prompt and messages[-1]['role'] != 'assistant' -%}"
-        "{{ " + assistant + " }}"
-        "{%- endif -%}"
     )
+    return chat_template(user_piece, assistant_piece, before=before, text="text", marks_replies=False)
 
 
 def _protected(guarded: Iterable[str]) -> str:

@@ -11,9 +11,8 @@ from baichuan2.convert.to_baichuan1 import to_baichuan1
 from baichuan2.convert.to_gguf import to_gguf
 from baichuan2.convert.to_llama import to_llama
 from baichuan2.convert.to_safetensors import to_safetensors
-from baichuan2.errors import CheckpointError, SettingsError
+from baichuan2.errors import CheckpointError
 from baichuan2.settings import ConvertSettings
-from baichuan2.settings.converting import WAYS
 
 __all__ = ["convert_checkpoint"]
 
@@ -38,11 +37,7 @@ def convert_checkpoint(settings: ConvertSettings, watch: Watch | None = None) ->
         QuantizationError: a number is beyond what the format asked for can hold.
         MissingExtraError: the conversion needs an optional package.
     """
-    for name, value in (("WAY", settings.way), ("SOURCE", settings.source), ("TARGET", settings.target)):
-        if not value:
-            raise SettingsError(
-                f"{name} is missing: baichuan2 convert WAY SOURCE TARGET, WAY being one of {', '.join(WAYS)}"
-            )
+    settings.check_complete()
     try:
         return CONVERSIONS[str(settings.way)](settings, watch)
     except OSError as error:  # a file that the system refuses, or a disk that fails, where nobody expected it

@@ -68,21 +68,29 @@ def chat_ids(
     return ids, written_by_assistant
 
 
-def chat_template(user_piece: str, assistant_piece: str) -> str:
+def chat_template(
+    user_piece: str,
+    assistant_piece: str,
+    *,
+    before: str = "",
+    text: str = "message['content']",
+    marks_replies: bool = True,
+) -> str:
     """The Jinja template that writes `chat_ids`'s conversation as text, with role tokens spelled as these pieces.
 
-    The text between the generation tags is what `return_assistant_tokens_mask` marks.
+    `before`: what the template does first with each message; `text`: the Jinja expression of its content.
+    `marks_replies`: with the generation tags, between which stands what `return_assistant_tokens_mask` marks.
     """
     user, assistant = json.dumps(user_piece, ensure_ascii=False), json.dumps(assistant_piece, ensure_ascii=False)
+    reply = "{{ " + assistant + " + " + text + " }}"
+    if marks_replies:
+        reply = "{{ " + assistant + " }}{% generation %}{{ " + text + " }}{% endgeneration %}"
     return (
-        "{%- for message in messages -%}"
-        "{%- if message['role'] == 'system' and loop.first -%}"
-        "{{ message['content'] }}"
+        "{%- for message in messages -%}" + before + "{%- if message['role'] == 'system' and loop.first -%}"
+        "{{ " + text + " }}"
         "{%- elif message['role'] == 'user' -%}"
-        "{{ " + user + " + message['content'] }}"
-        "{%- elif message['role'] == 'assistant' -%}"
-        "{{ " + assistant + " }}{% generation %}{{ message['content'] }}{% endgeneration %}"
-        "{%- elif message['role'] == 'system' -%}"
+        "{{ " + user + " + " + text + " }}"
+        "{%- elif message['role'] == 'assistant' -%}" + reply + "{%- elif message['role'] == 'system' -%}"
         "{{ raise_exception('a system message must be the first one') }}"
         "{%- else -%}"
         "{{ raise_exception('role must be one of system, user, assistant') }}"

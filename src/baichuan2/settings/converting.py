@@ -97,6 +97,15 @@ class ConvertSettings:
             except SettingsError as error:
                 raise SettingsError(f"--shard-size: {error}, or whole") from None
 
+    def check_complete(self) -> None:
+        """Raises SettingsError unless way, source and target are given."""
+        for name, value in (("WAY", self.way), ("SOURCE", self.source), ("TARGET", self.target)):
+            if not value:
+                raise SettingsError(
+                    f"{name} is missing: baichuan2 convert WAY SOURCE TARGET, WAY being one of {', '.join(WAYS)} "
+                    "(see baichuan2 convert --help)"
+                )
+
     @property
     def shard_bytes(self) -> int | None:
         """The most bytes of a file of weights; None: no limit."""

@@ -4,9 +4,7 @@ from baichuan2.cli.commands.plan import size_text
 from baichuan2.cli.conversion_text import conversion_words_for
 from baichuan2.cli.progress import progress_bar
 from baichuan2.cli.screen import accept_any_text, notice, print_json
-from baichuan2.errors import SettingsError
 from baichuan2.settings import ConvertSettings, OutputSettings
-from baichuan2.settings.converting import WAYS
 
 SETTINGS = (ConvertSettings, OutputSettings)
 EXAMPLES = """\
@@ -26,12 +24,7 @@ def run(settings: ConvertSettings, output: OutputSettings) -> int:
     """Writes the folder or file and tells its size; the exit code."""
     accept_any_text()
     words = conversion_words_for(settings.language)
-    for name, value in (("WAY", settings.way), ("SOURCE", settings.source), ("TARGET", settings.target)):
-        if not value:
-            raise SettingsError(
-                f"{name} is missing: baichuan2 convert WAY SOURCE TARGET, WAY being one of {', '.join(WAYS)} "
-                "(see baichuan2 convert --help)"
-            )
+    settings.check_complete()
     unit = words.tensors if settings.way == "to-gguf" else words.files  # by which progress is told
     notice(words.start.format(way=settings.way, source=settings.source, target=settings.target))
     from baichuan2.convert.ways import convert_checkpoint
